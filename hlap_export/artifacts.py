@@ -1,0 +1,264 @@
+"""Folders on disk that know their past: written whole or not at all, with a manifest beside the files.
+
+An artefact is a folder with `manifest.json`. The manifest holds what produced it (stage, parameters, digests of
+the inputs, versions, machine) and the digest of every file, so that a later stage, a resumed run or a person can
+tell whether it is what it claims to be.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hlap_export.errors import ArtefactError, OutputError
+
+MANIFEST = "manifest.json"
+VERSIONED_PACKAGES = ("hlap-export", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+
+
+class FileRecord(BaseModel):
+    """One file of an artefact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(BaseModel):
+    """What an artefact is, what made it, and what it consists of.
+
+    `parameters` and `inputs` (name -> digest) decide the content; `versions` and `machine` are recorded, and
+    `facts` is what the stage counted or measured on the way.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: str = "hlap-export/manifest/1"
+    kind: str
+    parameters: dict[str, Any]
+    inputs: dict[str, str]
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    facts: dict[str, Any]
+    files: dict[str, FileRecord]
+
+    @property
+    def digest(self) -> str:
+        """Identity of the content: the hash of the file records alone."""
+        return digest_of({name: record.sha256 for name, record in self.files.items()})
+
+    @property
+    def key(self) -> str:
+        """Identity of the request: the hash of everything that decides the content."""
+        return request_key(self.kind, self.parameters, self.inputs)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def request_key(kind: str, parameters: dict[str, Any], inputs: dict[str, str]) -> str:
+    """Hash of a stage's request, versions included: equal keys promise equal content."""
+    return digest_of({"kind": kind, "parameters": parameters, "inputs": inputs, "versions": package_versions()})
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that decide an artefact's bytes."""
+    versions = {"python": platform.python_version()}
+    for package in VERSIONED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def machine_facts() -> dict[str, Any]:
+    """The machine that a number was measured on: CPU model, usable cores, memory, system."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpu_model() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
+
+
+def file_records(folder: Path) -> dict[str, FileRecord]:
+    """Digest and size of every file below `folder` except its manifest, by relative POSIX path."""
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(sha256=file_sha256(path), size_bytes=path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    kind: str,
+    parameters: dict[str, Any],
+    inputs: dict[str, str],
+    facts: dict[str, Any] | None = None,
+) -> Manifest:
+    """Hash the folder's files and write its manifest; call it last, inside `written_whole`."""
+    manifest = Manifest(
+        kind=kind,
+        parameters=parameters,
+        inputs=inputs,
+        versions=package_versions(),
+        machine=machine_facts(),
+        facts=facts or {},
+        files=file_records(folder),
+    )
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def read_manifest(folder: Path, *, kind: str | None = None) -> Manifest:
+    """The folder's manifest; `kind` is what the caller needs it to be ("checkpoint", "onnx", "engine", ...).
+
+    Raises:
+        ArtefactError: no manifest, an unreadable one, or another kind of artefact.
+    """
+    wanted = f"a folder made by hlap-export{f' of kind {kind!r}' if kind else ''}"
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtefactError(
+            where=str(folder),
+            expected=wanted,
+            found="no manifest.json" if folder.exists() else "no such folder",
+            fix="pass the folder that the previous stage wrote",
+        )
+    try:
+        manifest = Manifest.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise ArtefactError(
+            where=str(path),
+            expected="a manifest of format hlap-export/manifest/1",
+            found=str(error.errors()[0]["msg"]),
+            fix="rebuild the artefact",
+        ) from error
+    if kind is not None and manifest.kind != kind:
+        raise ArtefactError(
+            where=str(folder), expected=wanted, found=f"kind {manifest.kind!r}", fix="pass the right folder"
+        )
+    return manifest
+
+
+def is_intact(folder: Path, manifest: Manifest) -> bool:
+    """Whether the folder holds exactly the files of its manifest, byte for byte."""
+    return file_records(folder) == manifest.files
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of an artefact from its manifest, or of any other folder (a plain HF checkpoint) from its files."""
+    if (folder / MANIFEST).is_file():
+        return read_manifest(folder).digest
+    return digest_of({name: record.sha256 for name, record in file_records(folder).items()})
+
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `out` by one rename when the block ends well.
+
+    On any error, a kill included, `out` doesn't exist; leftovers of an earlier kill are removed first.
+
+    Raises:
+        OutputError: `out` exists and isn't an empty folder, can't be created, or the disk is full.
+    """
+    require_free(out)
+    partial = out.parent / f".{out.name}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(out) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise OutputError(
+                where=str(out),
+                expected="a place that can be written",
+                found=error.strerror or str(error),
+                fix="choose another --out or change its permissions",
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_free(out: Path) -> None:
+    """Refuse an output path that already holds something.
+
+    Raises:
+        OutputError: `out` is a file or a non-empty folder.
+    """
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise OutputError(
+            where=str(out),
+            expected="a new or empty folder",
+            found="a file" if out.is_file() else "a folder with files in it",
+            fix="choose another --out, or remove it if it is no longer needed",
+        )
+
+
+def disk_full(out: Path) -> OutputError:
+    """The error for a full disk at `out`, with what is free."""
+    parent = next((folder for folder in (out, *out.parents) if folder.exists()), Path("/"))
+    return OutputError(
+        where=str(out),
+        expected="room on the disk for the output",
+        found=f"the disk is full ({shutil.disk_usage(parent).free / 2**20:.0f} MiB free)",
+        fix="free some space or choose another --out, then run the same command again",
+    )
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text file by rename, so that a kill never leaves half of it.
+
+    Raises:
+        OutputError: the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(path) from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
