@@ -1,0 +1,86 @@
+"""A Hugging Face decoder whose layers differ: full attention, fewer heads, value-only, or none.
+
+Shipped with every pruned checkpoint and loaded with `trust_remote_code=True`; needs torch and transformers >= 5.23
+only. The stock architecture does everything but three things, chosen per layer by `config.per_layer_config`:
+
+* `num_attention_heads`, `num_key_value_heads`: the stock attention, with these head counts;
+* `attention_kind: "value_only"`: attention without queries and keys. Each token attends to itself, so that attention
+  is `o_proj(v_proj(x))`, with HARP's alpha and the sum over each group's query heads folded into the weights;
+* `skip: ["attention"]`: no attention and no input norm, only the MLP half of the layer.
+
+Layers that don't attend keep no KV cache. Layer 0 always attends: the cache's length is read from it.
+"""
+
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+class PerLayerConfig(PreTrainedConfig):
+    """What a layer-wise pruned architecture adds to its stock config."""
+
+    attention_kind: str = "full"
+    value_only_output_bias: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        # Embedding code and cache set-up read the global head counts, which stay those of the dense model.
+        self.allow_global_per_layer_attribute_access = True
+
+    def validate_architecture(self) -> None:
+        """Accept layers whose head counts don't multiply up to the hidden size."""
+
+
+class ValueOnlyAttention(nn.Module):
+    """`o_proj(v_proj(x))`: [B, T, hidden] -> [B, T, num_key_value_heads * head_dim] -> [B, T, hidden]."""
+
+    def __init__(self, config: PreTrainedConfig, head_dim: int) -> None:
+        super().__init__()
+        value_size = config.num_key_value_heads * head_dim
+        self.v_proj = nn.Linear(config.hidden_size, value_size, bias=False)
+        self.o_proj = nn.Linear(value_size, config.hidden_size, bias=config.value_only_output_bias)
+
+    def forward(self, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
+        return self.o_proj(self.v_proj(hidden_states)), None
+
+
+class AttentionFreeLayer(GradientCheckpointingLayer):
+    """The MLP half of a stock decoder layer: `x + norm?(mlp(norm(x)))`."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.mlp = layer.mlp
+        if hasattr(layer, "pre_feedforward_layernorm"):  # Gemma-2: a norm on each side of the MLP
+            self.pre_feedforward_layernorm = layer.pre_feedforward_layernorm
+            self.post_feedforward_layernorm = layer.post_feedforward_layernorm
+        else:  # elsewhere `post_attention_layernorm` is the MLP's input norm
+            self.post_attention_layernorm = layer.post_attention_layernorm
+
+    def forward(self, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
+        if hasattr(self, "pre_feedforward_layernorm"):
+            update = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(hidden_states)))
+        else:
+            update = self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + update
+
+
+class PerLayerForCausalLM:
+    """Mixed in before a stock `...ForCausalLM`: rebuilds the layers that `per_layer_config` says are different."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        layers = self.model.layers
+        for index, layer_config in enumerate(config.per_layer_config):
+            layer = layers[index]
+            if "attention" in getattr(layer_config, "skip", ()):
+                layers[index] = AttentionFreeLayer(layer)
+            elif layer_config.attention_kind == "value_only":
+                layer.self_attn = ValueOnlyAttention(layer_config, layer.self_attn.head_dim)
+            elif layer_config.num_attention_heads != config.num_attention_heads:
+                layer.self_attn = type(layer.self_attn)(layer_config, index)
+                layer.self_attn.config = config  # so that set_attn_implementation reaches this layer too
+        self.post_init()
