@@ -1,0 +1,236 @@
+"""The recipe of a run: everything that decides its result, validated strictly, saved with the run.
+
+A recipe is YAML. What it leaves out has the default documented here, and the effective recipe, defaults
+included, is written into the run's folder as `recipe.yaml`: passing that file again repeats the run.
+
+    plan:
+      num_layers: 4
+    bench:
+      prompt_lengths: [32, 128, 512]
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hlap_export.errors import RecipeError
+
+Flavour = Literal["portable"]
+DType = Literal["float32", "float16", "bfloat16"]
+EngineName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+Method = Literal["harp", "fixed"]
+
+Count = Annotated[int, Field(ge=1)]
+Lengths = Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class PlanSection(_Section):
+    """Which layers lose attention, and how that is decided."""
+
+    file: Path | None = None
+    """A plan to use as it is (the JSON that `hlap-export plan` writes); nothing is searched then."""
+    method: Method = "harp"
+    """`harp` searches each layer's alpha on perplexity; `fixed` takes `alphas` as given."""
+    num_layers: Count | None = None
+    """How many of the last layers lose attention (harp); left out, a quarter of the model's layers."""
+    alphas: dict[int, float] | None = None
+    """Layer (0 at the embedding) to alpha in [0, 1], where 0 removes the block (fixed)."""
+    text: Path | None = None
+    """Calibration text; left out, the one that ships with the reference model."""
+    windows: Count = 32
+    """Calibration windows, spread evenly over the text."""
+    window_length: Count = 256
+    """Tokens in one calibration window."""
+
+    @model_validator(mode="after")
+    def _one_way_to_decide(self) -> PlanSection:
+        if self.method == "fixed" and self.file is None and not self.alphas:
+            raise ValueError("alphas, such as {8: 0.2, 9: 0.7}, or a plan file for method fixed")
+        if self.alphas is not None and (self.method != "fixed" or self.file is not None):
+            raise ValueError("no alphas unless the method is fixed and no plan file is given")
+        return self
+
+
+class ExportSection(_Section):
+    """How the ONNX graph looks."""
+
+    flavour: Flavour = "portable"
+    """`portable`: plain ONNX operators, concatenated KV cache."""
+    dtype: DType = "float32"
+    """Type of the weights and of the arithmetic in the graph."""
+
+
+class VerifySection(_Section):
+    """How much text the engines' perplexity is measured on; parity needs no setting."""
+
+    text: Path | None = None
+    """Evaluation text, never used for the plan; left out, the one that ships with the reference model."""
+    windows: Count = 32
+    """Evaluation windows, spread evenly over the text."""
+    window_length: Count = 256
+    """Tokens in one evaluation window."""
+
+
+class BenchSection(_Section):
+    """What is timed, the pruned engine against the dense one."""
+
+    prompt_lengths: Lengths = (64, 256)
+    """Prompt tokens of a prefill."""
+    context_lengths: Lengths = (64, 512)
+    """Tokens already in the cache when one more is decoded."""
+    repeats: Count = 20
+    """Timed pairs (dense, pruned) for each length."""
+
+
+class Recipe(_Section):
+    """One run, from a model to a report."""
+
+    model: str | None = None
+    """Directory or hub id; left out, the reference model that ships with the package."""
+    plan: PlanSection = PlanSection()
+    export: ExportSection = ExportSection()
+    engine: EngineName = "onnxruntime"
+    """What the ONNX graph is built into."""
+    verify: VerifySection = VerifySection()
+    bench: BenchSection = BenchSection()
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a YAML recipe; relative paths in it count from the recipe's own folder.
+
+    Raises:
+        RecipeError: no such file, not YAML, an unknown key (the nearest known one is named), or a bad value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            where=str(path),
+            expected="a YAML recipe",
+            found=str(error.strerror if isinstance(error, OSError) else error),
+            fix="pass an existing file to --recipe",
+        ) from error
+    recipe = parse_recipe(text, where=str(path))
+    return _with_paths_from(recipe, path.parent)
+
+
+def parse_recipe(text: str, *, where: str = "recipe") -> Recipe:
+    """Parse and validate YAML text; `where` names it in errors."""
+    try:
+        loaded = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            where=where, expected="valid YAML", found=" ".join(str(error).split()), fix="correct the syntax there"
+        ) from error
+    values: Any = {} if loaded is None else loaded
+    if not isinstance(values, dict):
+        raise RecipeError(
+            where=where,
+            expected="sections such as plan: and bench:",
+            found=f"a {type(values).__name__}",
+            fix="write `section: {key: value}`; the README shows a recipe",
+        )
+    try:
+        # Through JSON, where strict validation still takes lists as tuples and text as paths.
+        return Recipe.model_validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise _recipe_error(error, where) from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys without a word; here the second is an error."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = cast(Any, loader).construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} appears twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def _with_paths_from(recipe: Recipe, folder: Path) -> Recipe:
+    def resolved(path: Path | None) -> Path | None:
+        return None if path is None else (folder / path).resolve()
+
+    plan = recipe.plan.model_copy(update={"file": resolved(recipe.plan.file), "text": resolved(recipe.plan.text)})
+    verify = recipe.verify.model_copy(update={"text": resolved(recipe.verify.text)})
+    model = recipe.model
+    if model is not None and (folder / model).is_dir():
+        model = str((folder / model).resolve())
+    return recipe.model_copy(update={"plan": plan, "verify": verify, "model": model})
+
+
+def _recipe_error(error: ValidationError, where: str) -> RecipeError:
+    """The first problem, with its path; for an unknown key the nearest known one."""
+    problem = error.errors()[0]
+    path = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    if problem["type"] == "extra_forbidden":
+        *section, key = (str(part) for part in problem["loc"])
+        known = list(_section_at(section).model_fields)
+        return RecipeError(
+            where=f"{where}: {path}",
+            expected=f"one of {', '.join(known)}",
+            found=f"the unknown key {key!r}",
+            fix=_nearest(key, section, known),
+        )
+    return RecipeError(
+        where=f"{where}: {path}" if path else where,
+        expected=_plainly(str(problem["msg"])),
+        found=repr(problem["input"]) if not isinstance(problem["input"], dict) else "values that contradict it",
+        fix="correct that value, or leave the key out for its default",
+    )
+
+
+def _plainly(message: str) -> str:
+    return message.removeprefix("Value error, ").removeprefix("Input should be ")
+
+
+def _nearest(key: str, section: list[str], known: list[str]) -> str:
+    """The advice for an unknown key: the closest name in its section, else the closest in any section."""
+    here = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if here:
+        return f"did you mean {'.'.join([*section, here[0]])}?"
+    paths = {name.rsplit(".", 1)[-1]: name for name in _all_keys(Recipe)}
+    elsewhere = difflib.get_close_matches(key, paths, n=1)
+    if elsewhere:
+        return f"did you mean {paths[elsewhere[0]]}?"
+    return "remove the key, or correct its name"
+
+
+def _section_at(path: list[str]) -> type[BaseModel]:
+    section: type[BaseModel] = Recipe
+    for part in path:
+        annotation = section.model_fields[part].annotation
+        candidates = (annotation, *get_args(annotation))
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return section
+
+
+def _all_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    fields: Mapping[str, Any] = section.model_fields
+    for name, field in fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _all_keys(field.annotation, f"{prefix}{name}.")
