@@ -1,0 +1,15 @@
+"""Checkpoint -> ONNX: one trace, then the passes of a flavour."""
+
+from hlap_export.export.export import DATA_FILE, FLAVOURS, MODEL_FILE, export
+from hlap_export.export.io_contract import IOContract, TensorSpec, io_contract, kv_bytes_per_token
+
+__all__ = [
+    "DATA_FILE",
+    "FLAVOURS",
+    "MODEL_FILE",
+    "IOContract",
+    "TensorSpec",
+    "export",
+    "io_contract",
+    "kv_bytes_per_token",
+]

@@ -1,0 +1,161 @@
+"""The export stage: a checkpoint folder becomes a folder with an ONNX model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hlap_export.artifacts import Manifest, folder_digest, require_free, write_manifest, written_whole
+from hlap_export.checkpoint import ModelLayout, load_model, read_layout
+from hlap_export.errors import ExportError
+from hlap_export.export.io_contract import IOContract, io_contract, kv_bytes_per_token
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+LAYOUT_KEY = "hlap.layout"
+"""Model metadata: the layout as JSON, so that the file explains itself without its folder."""
+
+INLINE_BYTES = 1024
+"""Tensors up to this size stay in model.onnx: scalars and axes, so that the graph can be read without its weights."""
+
+BYTES_PER_ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json", "added_tokens.json")
+"""Beside tokenizer* and special_tokens_map.json, what a runtime reads next to the model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flavour:
+    """What kind of graph is made of the one trace.
+
+    Attributes:
+        passes: the declared pass order, looked up late because passes import onnx.
+        dtypes: the dtypes that weights and activations may have.
+    """
+
+    passes: Callable[[], tuple[ir.passes.PassBase, ...]]
+    dtypes: tuple[str, ...]
+
+
+def _portable() -> tuple[ir.passes.PassBase, ...]:
+    from hlap_export.passes import PORTABLE
+
+    return PORTABLE
+
+
+FLAVOURS: Mapping[str, Flavour] = {"portable": Flavour(passes=_portable, dtypes=tuple(BYTES_PER_ELEMENT))}
+
+
+def export(checkpoint: Path, out: Path, *, flavour: str = "portable", dtype: str = "float32") -> Manifest:
+    """Write the checkpoint as ONNX: model.onnx, model.onnx.data, config and tokenizer files, manifest.json.
+
+    The same request gives the same bytes, in any process and any folder.
+
+    Args:
+        checkpoint: a Hugging Face folder, dense or pruned.
+        out: a new or empty folder.
+        flavour: which operators the graph uses; `FLAVOURS` lists what is available.
+        dtype: of weights, activations and KV cache. Logits are always float32.
+
+    Raises:
+        ExportError: a flavour or dtype that isn't available.
+        CheckpointError: the checkpoint is unreadable, unsupported or inconsistent.
+        OutputError: `out` can't be written.
+    """
+    chosen = _flavour(flavour, dtype)
+    require_free(out)
+    layout = read_layout(checkpoint)
+    contract = io_contract(layout, dtype)
+    model, num_parameters = _traced(checkpoint, layout, contract, dtype)
+    for declared in chosen.passes():
+        declared(model)
+    model.metadata_props[LAYOUT_KEY] = json.dumps(layout_facts(layout), sort_keys=True)
+    facts = _facts(model, layout, dtype, num_parameters)
+    with written_whole(out) as folder:
+        _save(model, folder)
+        _copy_companions(checkpoint, folder)
+        return write_manifest(
+            folder,
+            kind="onnx",
+            parameters={"flavour": flavour, "dtype": dtype, "opset": model.opset_imports[""]},
+            inputs={"checkpoint": folder_digest(checkpoint)},
+            facts=facts,
+        )
+
+
+def layout_facts(layout: ModelLayout) -> dict[str, Any]:
+    """The layout as JSON values: what a consumer of the graph needs to size its KV cache."""
+    return {
+        "model_type": layout.family.model_type,
+        "num_layers": layout.num_layers,
+        "hidden_size": layout.hidden_size,
+        "vocab_size": layout.vocab_size,
+        "head_dim": layout.head_dim,
+        "max_positions": layout.max_positions,
+        "sliding_window": layout.sliding_window,
+        "layers": [
+            {"kind": layer.kind, "num_heads": layer.num_heads, "num_kv_heads": layer.num_kv_heads}
+            for layer in layout.layers
+        ],
+    }
+
+
+def _flavour(flavour: str, dtype: str) -> Flavour:
+    if flavour not in FLAVOURS:
+        raise ExportError(
+            where="--flavour",
+            expected=f"one of: {', '.join(FLAVOURS)}",
+            found=repr(flavour),
+            fix="export with an available flavour; portable runs on every ONNX engine",
+        )
+    if dtype not in FLAVOURS[flavour].dtypes:
+        raise ExportError(
+            where="--dtype",
+            expected=f"for flavour {flavour} one of: {', '.join(FLAVOURS[flavour].dtypes)}",
+            found=repr(dtype),
+            fix="export with an available dtype",
+        )
+    return FLAVOURS[flavour]
+
+
+def _traced(checkpoint: Path, layout: ModelLayout, contract: IOContract, dtype: str) -> tuple[ir.Model, int]:
+    """The unoptimised graph, and the number of parameters (tied ones counted once)."""
+    import torch
+
+    from hlap_export.export.onnx_from_torch import onnx_from_torch
+
+    model = load_model(checkpoint, dtype=getattr(torch, dtype))
+    return onnx_from_torch(model, layout, contract), sum(parameter.numel() for parameter in model.parameters())
+
+
+def _facts(model: ir.Model, layout: ModelLayout, dtype: str, num_parameters: int) -> dict[str, Any]:
+    from hlap_export.export.structure import op_counts
+
+    return {
+        "layout": layout_facts(layout),
+        "op_counts": op_counts(model),
+        "num_parameters": num_parameters,
+        "weight_bytes": sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value),
+        "kv_bytes_per_token": kv_bytes_per_token(layout, BYTES_PER_ELEMENT[dtype]),
+    }
+
+
+def _save(model: ir.Model, folder: Path) -> None:
+    import onnx_ir as ir
+
+    ir.save(model, folder / MODEL_FILE, external_data=DATA_FILE, size_threshold_bytes=INLINE_BYTES)
+
+
+def _copy_companions(checkpoint: Path, folder: Path) -> None:
+    """Copy config and tokenizer files as they are; the remote code of a pruned checkpoint stays behind."""
+    for path in sorted(checkpoint.iterdir()):
+        wanted = path.name in COPIED or path.name.startswith(("tokenizer", "special_tokens_map", "vocab", "merges"))
+        if path.is_file() and wanted:
+            shutil.copyfile(path, folder / path.name)

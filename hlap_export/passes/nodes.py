@@ -1,0 +1,48 @@
+"""Building blocks for passes: a node before another one, a shared integer constant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+
+def node_before(
+    anchor: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, int | float | Sequence[int]] | None = None,
+    *,
+    like: ir.Value | None = None,
+) -> ir.Value:
+    """Insert a node before `anchor`, carrying its module scope, and return its first output.
+
+    `like` gives the output's type and shape where they are known; otherwise shape inference finds them.
+    """
+    assert anchor.graph is not None
+    node = ir.node(op_type, inputs, dict(attributes or {}))
+    node.metadata_props.update(anchor.metadata_props)
+    output = node.outputs[0]
+    if like is not None:
+        output.shape, output.type = like.shape, like.type
+    anchor.graph.insert_before(anchor, node)
+    return output
+
+
+def constant(graph: ir.Graph, values: Sequence[int]) -> ir.Value:
+    """The int64 vector `values` as an initializer, one per distinct vector."""
+    name = "ints." + ("_".join(str(value).replace("-", "m") for value in values) or "empty")
+    return initializer(graph, name, np.asarray(values, dtype=np.int64))
+
+
+def initializer(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+    """The initializer `name`, made from `array` if the graph has none of this name."""
+    if name in graph.initializers:
+        return graph.initializers[name]
+    tensor = ir.Tensor(array, dtype=dtype, name=name)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,40 @@
+"""What onnxscript already knows about making graphs smaller."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript import optimizer, rewriter
+
+FOLDED_ELEMENTS = 1 << 16
+"""Largest constant that is computed at export: any vector of a decoder (Gemma's gain 1 + w), no matrix of a real one."""
+
+MERGED_ELEMENTS = 16
+"""Largest constants that are merged when equal: axes and scalars, not two norms that happen to be all ones."""
+
+
+class Simplify(ir.passes.InPlacePass):
+    """Fold constants, apply onnxscript's rewrite rules, merge equal expressions, drop what nothing reads.
+
+    Twice, because a rule may leave something to fold. Parameters are never folded away as matrices: the passes that
+    transpose weights run before.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        before = model.graph.num_nodes()
+        for _ in range(2):
+            optimizer.fold_constants(
+                model,
+                onnx_shape_inference=True,
+                input_size_limit=FOLDED_ELEMENTS,
+                output_size_limit=FOLDED_ELEMENTS,
+            )
+            rewriter.rewrite(model)
+        ir.passes.Sequential(
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            common.DeduplicateInitializersPass(size_limit=MERGED_ELEMENTS),
+            common.CommonSubexpressionEliminationPass(),
+            common.RemoveUnusedNodesPass(),
+            common.RemoveUnusedOpsetsPass(),
+        )(model)
+        return ir.passes.PassResult(model, model.graph.num_nodes() != before)

@@ -1,0 +1,52 @@
+"""Store the weight of a linear layer the way `MatMul` reads it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+
+class TransposeLinearWeights(ir.passes.InPlacePass):
+    """`MatMul(x, Transpose(W))` becomes `MatMul(x, W')` with W' = W transposed, under W's name.
+
+    torch keeps a linear layer's weight as [out, in]; quantisers and engines look for a constant second input of
+    `MatMul`, [in, out]. The bytes are transposed when the model is written, one tensor at a time. A weight that is
+    also read as it is, an embedding tied to the head, is left for `TiedHeadAsGemm`.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for node in list(model.graph):
+            weight = transposed_weight(node)
+            if weight is None or len(weight.uses()) != 1:
+                continue
+            weight.const_value = _transposed(weight)
+            weight.shape = ir.Shape(weight.const_value.shape)
+            ir.convenience.replace_all_uses_with(node.outputs[0], weight)
+            model.graph.remove(node, safe=True)
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def transposed_weight(node: ir.Node) -> ir.Value | None:
+    """The matrix W, an initializer, where `node` is `Transpose(W)` and every reader is a `MatMul`'s second input."""
+    if node.op_type != "Transpose" or node.domain:
+        return None
+    weight = node.inputs[0]
+    if weight is None or not weight.is_initializer() or weight.shape is None or len(weight.shape) != 2:
+        return None
+    readers = node.outputs[0].uses()
+    if not readers or any(use.node.op_type != "MatMul" or use.idx != 1 for use in readers):
+        return None
+    return weight
+
+
+def _transposed(weight: ir.Value) -> ir.LazyTensor:
+    stored = weight.const_value
+    assert stored is not None
+    shape = ir.Shape(tuple(reversed(tuple(stored.shape))))
+
+    def evaluate() -> ir.Tensor:
+        return ir.Tensor(np.ascontiguousarray(stored.numpy().T), dtype=stored.dtype, name=weight.name)
+
+    return ir.LazyTensor(evaluate, dtype=stored.dtype, shape=shape, name=weight.name)
