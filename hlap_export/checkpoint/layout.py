@@ -110,6 +110,7 @@ def layout_of(config: Mapping[str, Any], where: str = "config.json") -> ModelLay
         CheckpointError: an unsupported family, or values that contradict each other.
     """
     family = family_of(config, where)
+    _refuse_foreign_code(family, config, where)
     full = _with_defaults(family, config, where)
     num_heads, num_kv_heads = int(full.num_attention_heads), int(full.num_key_value_heads)
     if num_heads % num_kv_heads:
@@ -134,6 +135,18 @@ def layout_of(config: Mapping[str, Any], where: str = "config.json") -> ModelLay
         biases=family.biases(config),
         layers=_layers(config, full.num_hidden_layers, num_heads, num_kv_heads),
     )
+
+
+def _refuse_foreign_code(family: Family, config: Mapping[str, Any], where: str) -> None:
+    """Refuse a model that names its own modeling code: the stock class in its place would be silently wrong."""
+    code = {name: place for name, place in (config.get("auto_map") or {}).items() if name.startswith("AutoModel")}
+    if code and config["model_type"] != family.pruned_model_type:
+        raise CheckpointError(
+            where=where,
+            expected=f"a model that transformers' own {family.model_class} runs",
+            found=f"one that brings its own code ({next(iter(code.values()))}), which is never executed",
+            fix="use the family's standard checkpoint; if its code changes nothing, delete auto_map from config.json",
+        )
 
 
 def _with_defaults(family: Family, config: Mapping[str, Any], where: str) -> Any:

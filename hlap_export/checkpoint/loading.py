@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlap_export.checkpoint import remote_code
-from hlap_export.checkpoint.layout import read_config
-from hlap_export.checkpoint.tensors import open_tensors
+from hlap_export.checkpoint.layout import read_config, read_layout
+from hlap_export.checkpoint.tensors import CheckpointTensors, open_tensors
 from hlap_export.errors import CheckpointError
-from hlap_export.families import family_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,37 +28,67 @@ def load_model(model: Path, *, dtype: torch.dtype, attention: str | None = None)
     Raises:
         CheckpointError: unreadable, unsupported, or config and weights disagree.
     """
-    import transformers
-
-    config = read_config(model)
-    family = family_of(config, str(model / "config.json"))
-    open_tensors(model)
-    is_pruned = config["model_type"] == family.pruned_model_type
-    model_class: Any = remote_code.model_class(family) if is_pruned else getattr(transformers, family.model_class)
-    try:
-        loaded, report = model_class.from_pretrained(
-            model, dtype=dtype, attn_implementation=attention, local_files_only=True, output_loading_info=True
-        )
-    except (RuntimeError, ValueError) as error:
-        raise _disagreement(model, " ".join(str(error).split())) from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(str(name) for name in report[problem]):
-            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise _disagreement(model, f"{problem.replace('_keys', ' tensors')} {listed}")
+    check_weights(model)
+    model_class = model_class_of(model)
+    loaded = model_class.from_pretrained(model, dtype=dtype, attn_implementation=attention, local_files_only=True)
     return loaded.eval()
 
 
-def _disagreement(model: Path, found: str) -> CheckpointError:
-    return CheckpointError(
-        where=str(model),
-        expected="weights with the names and shapes that config.json implies",
-        found=found,
-        fix="config.json and the safetensors files must come from the same model: restore them together",
-    )
+def model_class_of(model: Path) -> Any:
+    """The class that runs the checkpoint: transformers' own, or the layer-wise pruned one."""
+    import transformers
+
+    layout, config = read_layout(model), read_config(model)
+    if config["model_type"] == layout.family.pruned_model_type:
+        return remote_code.model_class(layout.family)
+    return getattr(transformers, layout.family.model_class)
 
 
-def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
+def expected_shapes(model: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that config.json implies, from the model built without memory for weights."""
+    import torch
+
+    model_class = model_class_of(model)
+    with torch.device("meta"):
+        skeleton = model_class(model_class.config_class.from_pretrained(model, local_files_only=True))
+    return {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+
+
+def check_weights(model: Path) -> CheckpointTensors:
+    """Check that the safetensors hold what config.json implies: the same names and shapes.
+
+    Raises:
+        CheckpointError: unreadable, unsupported, incomplete, or config and weights disagree.
+    """
+    tensors = open_tensors(model)
+    found = {name: record.shape for name, record in tensors.by_name.items() if not name.endswith("rotary_emb.inv_freq")}
+    expected = expected_shapes(model)
+    if read_layout(model).tied_embeddings and "lm_head.weight" not in found:
+        expected.pop("lm_head.weight")
+    problems = [f"{name} missing" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"{name} unknown to the architecture" for name in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{name} of shape {list(found[name])} where config.json implies {list(expected[name])}"
+        for name in sorted(expected.keys() & found.keys())
+        if expected[name] != found[name]
+    ]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise CheckpointError(
+            where=str(model),
+            expected="weights with the names and shapes that config.json implies",
+            found=problems[0] + more,
+            fix="config.json and the safetensors files must come from the same model: restore them together",
+        )
+    return tensors
+
+
+def load_tokenizer(model: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer, from local files.
+
+    Args:
+        model: a checkpoint, export or engine folder.
+        trust_remote_code: whether a tokenizer class that the folder brings along may be executed.
 
     Raises:
         CheckpointError: there is none, or it can't be read.
@@ -67,7 +96,7 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:  # missing and damaged tokenizers raise half a dozen unrelated types
         raise CheckpointError(
             where=str(model),

@@ -14,7 +14,6 @@ Layers that don't attend keep no KV cache. Layer 0 always attends: the cache's l
 from typing import Any
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -25,11 +24,6 @@ class PerLayerConfig(PreTrainedConfig):
 
     attention_kind: str = "full"
     value_only_output_bias: bool = False
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        # Embedding code and cache set-up read the global head counts, which stay those of the dense model.
-        self.allow_global_per_layer_attribute_access = True
 
     def validate_architecture(self) -> None:
         """Accept layers whose head counts don't multiply up to the hidden size."""
@@ -72,15 +66,17 @@ class PerLayerForCausalLM:
     """Mixed in before a stock `...ForCausalLM`: rebuilds the layers that `per_layer_config` says are different."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__(config)
-        layers = self.model.layers
+        overrides = config.to_dict().get("per_layer_config")
+        config.per_layer_config = None
+        super().__init__(config)  # the dense model, whose layers share one shape
+        config.per_layer_config = overrides
         for index, layer_config in enumerate(config.per_layer_config):
-            layer = layers[index]
+            layer = self.model.layers[index]
             if "attention" in getattr(layer_config, "skip", ()):
-                layers[index] = AttentionFreeLayer(layer)
+                self.model.layers[index] = AttentionFreeLayer(layer)
             elif layer_config.attention_kind == "value_only":
                 layer.self_attn = ValueOnlyAttention(layer_config, layer.self_attn.head_dim)
-            elif layer_config.num_attention_heads != config.num_attention_heads:
+            elif layer_config.num_attention_heads * layer_config.head_dim != layer.self_attn.q_proj.out_features:
                 layer.self_attn = type(layer.self_attn)(layer_config, index)
                 layer.self_attn.config = config  # so that set_attn_implementation reaches this layer too
         self.post_init()

@@ -30,7 +30,8 @@ def source(family: Family) -> str:
     names = ", ".join(sorted(("PreTrainedConfig", family.config_class, family.model_class)))
     imports = "from transformers import PreTrainedConfig\n"
     assert imports in shared
-    return shared.replace(imports, f"from transformers import {names}\n") + _FAMILY_CLASSES.format(
+    own = f"from huggingface_hub.dataclasses import strict\nfrom transformers import {names}\n"
+    return shared.replace(imports, own) + _FAMILY_CLASSES.format(
         config_class=family.config_class, model_class=family.model_class, model_type=family.pruned_model_type
     )
 

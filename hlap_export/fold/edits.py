@@ -1,0 +1,111 @@
+"""What a plan does to a checkpoint's tensors, as functions from the dense tensors to the pruned ones.
+
+An edit computes one output tensor; it reads the dense tensors that it needs by name, so a caller can stream: nothing
+is computed before it is written, and running the edits on meta tensors gives the output shapes for free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from hlap_export.checkpoint.layout import ModelLayout
+from hlap_export.families import AlphaTarget
+from hlap_export.fold.attention import (
+    scale_norm_gain,
+    select_head_inputs,
+    select_heads,
+    sum_over_groups,
+    value_bias_after_output,
+)
+from hlap_export.plan.pruning_plan import AttentionPlan, Keep, KeepHeads, PruningPlan, Skip
+
+Read = Callable[[str], torch.Tensor]
+Edit = Callable[[Read], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerEdits:
+    """Changes to one decoder layer; tensors that are neither edited nor below a removed prefix are copied.
+
+    Attributes:
+        edits: output tensor name -> how to compute it.
+        removed: prefixes of tensor names that go, unless an edit or `kept` names them.
+        kept: names below a removed prefix that stay as they are.
+    """
+
+    edits: dict[str, Edit] = field(default_factory=dict[str, Edit])
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    def removes(self, name: str) -> bool:
+        return name.startswith(self.removed) and name not in self.edits and name not in self.kept
+
+
+def layer_edits(plan: PruningPlan, layout: ModelLayout) -> tuple[LayerEdits, ...]:
+    """The edits of every layer, in order."""
+    return tuple(_edits_of(attention, layout, index) for index, attention in enumerate(plan.attention))
+
+
+def _edits_of(attention: AttentionPlan, layout: ModelLayout, index: int) -> LayerEdits:
+    match attention:
+        case Keep():
+            return LayerEdits()
+        case KeepHeads():
+            return _keep_heads(attention, layout, index)
+        case Skip():
+            return _skip(layout, index)
+        case _:
+            return _value_only(attention.alpha, layout, index)
+
+
+def _skip(layout: ModelLayout, index: int) -> LayerEdits:
+    """Nothing of the attention block stays: projections, its input norm, and Gemma-2's norm after it."""
+    prefix = f"model.layers.{index}."
+    norms = [f"{prefix}input_layernorm."]
+    if layout.family.alpha_target is AlphaTarget.POST_ATTENTION_NORM:
+        norms.append(f"{prefix}post_attention_layernorm.")
+    return LayerEdits(removed=(f"{prefix}self_attn.", *norms))
+
+
+def _value_only(alpha: float, layout: ModelLayout, index: int) -> LayerEdits:
+    """`alpha (rep(x W_v^T + b_v) W_o^T + b_o) = x W_v^T W'^T + b'` with alpha and the group sum inside W' and b'."""
+    attention = f"model.layers.{index}.self_attn."
+    w_o, b_o, b_v = f"{attention}o_proj.weight", f"{attention}o_proj.bias", f"{attention}v_proj.bias"
+    after_norm = layout.family.alpha_target is AlphaTarget.POST_ATTENTION_NORM
+    scale = 1.0 if after_norm else alpha
+
+    def output_weight(read: Read) -> torch.Tensor:
+        return scale * sum_over_groups(read(w_o), layout.num_heads, layout.num_kv_heads)
+
+    def output_bias(read: Read) -> torch.Tensor:
+        bias = scale * read(b_o).double() if layout.biases.output else 0.0
+        return bias + (value_bias_after_output(output_weight(read), read(b_v)) if layout.biases.qkv else 0.0)
+
+    edits: dict[str, Edit] = {w_o: output_weight}
+    if layout.biases.qkv or layout.biases.output:
+        edits[b_o] = output_bias
+    if after_norm:
+        gain = f"model.layers.{index}.post_attention_layernorm.weight"
+        edits[gain] = lambda read: scale_norm_gain(read(gain), alpha)
+    return LayerEdits(edits=edits, removed=(attention,), kept=(f"{attention}v_proj.weight",))
+
+
+def _keep_heads(plan: KeepHeads, layout: ModelLayout, index: int) -> LayerEdits:
+    """Rows of q, k, v and columns of o_proj for the heads and groups that stay."""
+    attention = f"model.layers.{index}.self_attn."
+    groups = plan.kv_groups(layout.heads_per_group)
+    heads_of = {"q_proj": plan.query_heads, "k_proj": groups, "v_proj": groups}
+
+    def rows(name: str, heads: tuple[int, ...]) -> Edit:
+        return lambda read: select_heads(read(name), heads, layout.head_dim)
+
+    edits: dict[str, Edit] = {}
+    for projection, heads in heads_of.items():
+        for part in ("weight", "bias") if layout.biases.qkv else ("weight",):
+            edits[f"{attention}{projection}.{part}"] = rows(f"{attention}{projection}.{part}", heads)
+    w_o = f"{attention}o_proj.weight"
+    edits[w_o] = lambda read: select_head_inputs(read(w_o), plan.query_heads, layout.head_dim)
+    return LayerEdits(edits=edits)

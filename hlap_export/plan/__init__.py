@@ -1,0 +1,1 @@
+"""Plans: which layers lose attention, and each layer's alpha."""

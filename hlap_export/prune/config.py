@@ -1,0 +1,65 @@
+"""The config.json of a pruned checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hlap_export.checkpoint import remote_code
+from hlap_export.checkpoint.layout import ModelLayout
+from hlap_export.plan.pruning_plan import AttentionPlan, KeepHeads, PruningPlan, Skip, ValueOnly
+
+
+def pruned_config(dense: dict[str, Any], plan: PruningPlan, layout: ModelLayout, layer_types: list[str] | None):
+    """The dense config with the layers' differences written in transformers' `per_layer_config` format.
+
+    Args:
+        dense: the dense checkpoint's config.json.
+        plan: a plan validated against it.
+        layout: the dense layout.
+        layer_types: the dense model's attention type of each layer, None for families that have but one.
+    """
+    family = layout.family
+    overrides = {index: _override(attention, layout) for index, attention in enumerate(plan.attention)}
+    digits = len(str(layout.num_layers - 1))
+    config = dense | {
+        "architectures": [f"Hlap{family.model_class}"],
+        "auto_map": remote_code.auto_map(family),
+        "model_type": family.pruned_model_type,
+        # Written out even where the dense config leaves it to a default: a layer with fewer heads must not derive it.
+        "head_dim": layout.head_dim,
+        "num_key_value_heads": layout.num_kv_heads,
+        "attention_kind": "full",
+        "value_only_output_bias": layout.biases.qkv or layout.biases.output,
+        "per_layer_config": {str(index).zfill(digits): value for index, value in overrides.items() if value},
+    }
+    if layer_types is not None:
+        config["layer_types"] = _types_of_cached_layers(layer_types, plan)
+    return config
+
+
+def _override(attention: AttentionPlan, layout: ModelLayout) -> dict[str, Any]:
+    match attention:
+        case KeepHeads():
+            counts = {
+                "num_attention_heads": (len(attention.query_heads), layout.num_heads),
+                "num_key_value_heads": (len(attention.kv_groups(layout.heads_per_group)), layout.num_kv_heads),
+            }
+            return {key: kept for key, (kept, dense) in counts.items() if kept != dense}
+        case ValueOnly():
+            return {"attention_kind": "value_only"}
+        case Skip():
+            return {"skip": ["attention"]}
+        case _:
+            return {}
+
+
+def _types_of_cached_layers(layer_types: list[str], plan: PruningPlan) -> list[str]:
+    """Give each attention-free layer the type of the attending layer below it.
+
+    transformers reads the cache's length from the first layer of each type, so that layer must keep a cache; what
+    type an attention-free layer claims changes nothing else.
+    """
+    types: list[str] = []
+    for layer_type, attention in zip(layer_types, plan.attention, strict=True):
+        types.append(types[-1] if isinstance(attention, ValueOnly | Skip) else layer_type)
+    return types

@@ -1,0 +1,106 @@
+"""Write safetensors shards one tensor at a time, and read single tensors back without loading a shard."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from hlap_export.checkpoint.tensors import CheckpointTensors
+
+COPY_CHUNK_BYTES = 16 * 2**20
+DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Copied:
+    """A tensor taken over byte for byte, never decoded."""
+
+    source: Path
+    start: int
+    size_bytes: int
+
+    def write(self, file: Any) -> None:
+        with self.source.open("rb") as source:
+            source.seek(self.start)
+            left = self.size_bytes
+            while left:
+                chunk = source.read(min(left, COPY_CHUNK_BYTES))
+                file.write(chunk)
+                left -= len(chunk)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Computed:
+    """A tensor computed when its turn to be written comes."""
+
+    compute: Callable[[], torch.Tensor]
+    dtype: torch.dtype
+
+    def write(self, file: Any) -> None:
+        tensor = self.compute().to(self.dtype).contiguous()
+        file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputTensor:
+    """One tensor of an output shard: `dtype` as safetensors names it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    size_bytes: int
+    data: Copied | Computed
+
+
+def write_shard(path: Path, tensors: list[OutputTensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file: 8-byte header length, JSON header padded to 8 bytes, then the data back to back.
+
+    Format: https://huggingface.co/docs/safetensors/index#format
+    """
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
+    for tensor in tensors:
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.size_bytes],
+        }
+        offset += tensor.size_bytes
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for tensor in tensors:
+            tensor.data.write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class TensorReader:
+    """Single tensors of a checkpoint by name, memory-mapped."""
+
+    def __init__(self, tensors: CheckpointTensors) -> None:
+        self._folder = tensors.folder
+        self._records = tensors.by_name
+
+    def __call__(self, name: str) -> torch.Tensor:
+        with safe_open(self._folder / self._records[name].shard, framework="pt") as shard:
+            return shard.get_tensor(name)
+
+    def meta(self, name: str) -> torch.Tensor:
+        """A stand-in of the tensor's shape without memory."""
+        return torch.empty(self._records[name].shape, device="meta")
