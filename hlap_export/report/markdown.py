@@ -1,0 +1,21 @@
+"""`report.md`: the same result as on the screen, to keep, mail or paste."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from hlap_export.report import wording
+from hlap_export.report.summary import Summary
+
+
+def markdown_report(summary: Summary) -> str:
+    """The report of a run as Markdown."""
+    environment = Environment(
+        loader=PackageLoader("hlap_export.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    return environment.get_template("report.md.jinja").render(summary=summary, wording=wording)

@@ -1,0 +1,90 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text as Line
+
+from hlap_export.report import wording
+from hlap_export.report.summary import Perplexity, Summary
+
+
+def render_summary(summary: Summary) -> RenderableType:
+    """Everything a person wants to know of a run, for a console of 80 columns or more."""
+    return Group(_heading(summary), _table(summary), _footer(summary))
+
+
+def _heading(summary: Summary) -> RenderableType:
+    title = Line(wording.headline(summary), style="bold")
+    subject = Line(f"{summary.model} ({summary.family}), method {summary.method}", style="dim")
+    strip = Line.assemble(
+        (wording.layer_strip(summary.layers), "cyan"), "   ", (wording.layer_legend(summary.layers), "dim")
+    )
+    changes = Line("   ".join(wording.layer_changes(summary.layers)))
+    return Padding(Group(title, subject, Line(), strip, changes), (1, 1, 0, 1))
+
+
+def _table(summary: Summary) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=True, header_style="bold", padding=(0, 1))
+    table.add_column("", no_wrap=True)
+    table.add_column("dense", justify="right", no_wrap=True)
+    table.add_column("pruned", justify="right", no_wrap=True)
+    table.add_column("change", justify="right", no_wrap=True)
+    table.add_column("", style="dim", no_wrap=True)
+    for size in summary.sizes:
+        table.add_row(
+            size.name,
+            wording.of_size(size, size.dense),
+            wording.of_size(size, size.pruned),
+            wording.percent(-size.removed_ratio),
+        )
+    for perplexity in summary.perplexities:
+        table.add_section()
+        _add_perplexity(table, perplexity)
+    table.add_section()
+    for row in summary.latency:
+        table.add_row(
+            f"{row.phase}, {row.num_tokens} tokens" + (" in cache" if row.phase == "decode" else ""),
+            wording.in_ms(row.dense_p50_ms),
+            wording.in_ms(row.pruned_p50_ms),
+            f"×{row.speedup:.2f}",
+            f"{row.speedup_low:.2f} to {row.speedup_high:.2f}",
+        )
+    return table
+
+
+def _add_perplexity(table: Table, perplexity: Perplexity) -> None:
+    def change(value: float) -> str:
+        return wording.percent(value / perplexity.dense - 1)
+
+    table.add_row(
+        f"perplexity ({perplexity.measured_on})",
+        f"{perplexity.dense:.2f}",
+        Line(f"{perplexity.pruned:.2f}", style="bold"),
+        change(perplexity.pruned),
+    )
+    for name, value in (
+        ("  every alpha 1", perplexity.all_ones),
+        ("  attention dropped", perplexity.all_dropped),
+    ):
+        if value is not None:
+            table.add_row(name, "", f"{value:.2f}", change(value), style="dim")
+
+
+def _footer(summary: Summary) -> RenderableType:
+    lines = [
+        Line(
+            f"{'✓' if summary.passed else '✗'} {wording.verdict(summary)}",
+            style="green" if summary.passed else "bold red",
+        )
+    ]
+    for perplexity in summary.perplexities:
+        lines.append(Line(f"perplexity, {perplexity.measured_on}: {wording.of_text(perplexity.text)}", style="dim"))
+    machine = summary.machine
+    lines.append(
+        Line(f"{summary.engine}, {summary.dtype}, {machine.get('cpu')}, {machine.get('cores')} cores", style="dim")
+    )
+    return Padding(Group(*lines), (0, 1, 1, 1))

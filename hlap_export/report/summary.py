@@ -1,0 +1,118 @@
+"""What a run found, in one value: `summary.json` is this, and the screen and `report.md` are drawn from it alone."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LayerRow(_Result):
+    """The attention of one layer after pruning.
+
+    Alpha is the factor that the search gave to what is left of the attention, 0 where nothing is; None where the
+    attention is not rescaled, or the artefact doesn't say.
+    """
+
+    layer: int
+    attention: Literal["full", "value_only", "skip"]
+    num_heads: int
+    num_kv_heads: int
+    alpha: float | None
+    is_pruned: bool
+
+
+class Text(_Result):
+    """The text behind a number: how many windows of how many tokens of it were scored."""
+
+    name: str
+    num_windows: int
+    window_length: int
+
+
+class Size(_Result):
+    """One thing that pruning makes smaller."""
+
+    name: str
+    unit: Literal["bytes", "count"]
+    dense: int
+    pruned: int
+
+    @property
+    def removed_ratio(self) -> float:
+        return 1 - self.pruned / self.dense if self.dense else 0.0
+
+
+class Perplexity(_Result):
+    """Perplexity of the dense and of the pruned model on one text.
+
+    The two alternatives show what the search for alpha is worth: the same layers with alpha 1 (the attention
+    output unscaled) and with the attention dropped (alpha 0); None where no search measured them.
+    """
+
+    text: Text
+    measured_on: str
+    dense: float
+    pruned: float
+    all_ones: float | None = None
+    all_dropped: float | None = None
+
+
+class Check(_Result):
+    """One comparison of the engine with the PyTorch model; logit errors are relative to the largest logit."""
+
+    name: str
+    value: float
+    bound: float
+    rule: Literal["at most", "at least"]
+    passed: bool
+
+
+class Latency(_Result):
+    """Time of one step, dense against pruned, measured alternately in one process.
+
+    `speedup` is the median of the pairs' dense / pruned ratios; `low` and `high` bound it.
+    """
+
+    phase: Literal["prefill", "decode"]
+    num_tokens: int
+    dense_p50_ms: float
+    dense_p90_ms: float
+    pruned_p50_ms: float
+    pruned_p90_ms: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+
+
+class Summary(_Result):
+    """The result of a run; every unit is in a name."""
+
+    format: Literal["hlap-export/summary/1"] = "hlap-export/summary/1"
+    model: str
+    family: str
+    method: str
+    engine: str
+    dtype: str
+    layers: tuple[LayerRow, ...]
+    sizes: tuple[Size, ...]
+    perplexities: tuple[Perplexity, ...]
+    checks: tuple[Check, ...]
+    greedy_agreement: float
+    latency: tuple[Latency, ...]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check held."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def pruned_layers(self) -> tuple[LayerRow, ...]:
+        """The layers that the plan changed."""
+        return tuple(row for row in self.layers if row.is_pruned)

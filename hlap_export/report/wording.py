@@ -1,0 +1,105 @@
+"""Numbers and layers in words, the same on the screen and in the report."""
+
+from __future__ import annotations
+
+from hlap_export.report.summary import Check, LayerRow, Size, Summary, Text
+
+SYMBOLS = {"full": "●", "value_only": "◐", "skip": "○"}
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
+_DECIMAL = ("", " k", " M", " G")
+
+
+def in_bytes(count: float) -> str:
+    """A size in binary units: 1536 -> "1.5 KiB"."""
+    return _scaled(count, 1024, _BINARY, " ")
+
+
+def in_numbers(count: float) -> str:
+    """A count in decimal units: 2_410_000 -> "2.41 M"."""
+    return _scaled(count, 1000, _DECIMAL, "")
+
+
+def _scaled(count: float, base: int, units: tuple[str, ...], space: str) -> str:
+    power = 0
+    while abs(count) >= base and power < len(units) - 1:
+        count, power = count / base, power + 1
+    digits = 0 if power == 0 else 2 if count < 100 else 1
+    return f"{count:.{digits}f}{space}{units[power]}"
+
+
+def of_size(size: Size, count: int) -> str:
+    return in_bytes(count) if size.unit == "bytes" else in_numbers(count)
+
+
+def percent(ratio: float) -> str:
+    """A signed change with one decimal, with a real minus sign: -0.051 -> "−5.1 %"."""
+    rounded = round(100 * ratio, 1)
+    if rounded == 0:
+        return "±0.0 %"
+    return f"{'−' if rounded < 0 else '+'}{abs(rounded):.1f} %"
+
+
+def in_ms(milliseconds: float) -> str:
+    return f"{milliseconds:.2f} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
+
+
+def of_text(text: Text) -> str:
+    return f"{text.name}, {text.num_windows} windows of {text.window_length} tokens"
+
+
+def layer_strip(layers: tuple[LayerRow, ...]) -> str:
+    """One symbol per layer, the embedding's side first; a full layer with fewer heads is hatched."""
+    return "".join("◍" if row.is_pruned and row.attention == "full" else SYMBOLS[row.attention] for row in layers)
+
+
+def layer_legend(layers: tuple[LayerRow, ...]) -> str:
+    """What the strip's symbols mean, only those that occur."""
+    strip = layer_strip(layers)
+    meanings = {"●": "attention", "◍": "fewer heads", "◐": "value only", "○": "no attention"}
+    return "  ".join(f"{symbol} {meaning}" for symbol, meaning in meanings.items() if symbol in strip)
+
+
+def layer_changes(layers: tuple[LayerRow, ...]) -> list[str]:
+    """One phrase per pruned layer: "layer 10: alpha 0.3"."""
+    return [f"layer {row.layer}: {_change(row)}" for row in layers if row.is_pruned]
+
+
+def _change(row: LayerRow) -> str:
+    if row.attention == "full":
+        return f"{row.num_heads} query and {row.num_kv_heads} KV heads"
+    return row.attention.replace("_", " ") if row.alpha is None else f"alpha {row.alpha:g}"
+
+
+def headline(summary: Summary) -> str:
+    """The outcome in one sentence."""
+    gone = [row for row in summary.layers if row.attention != "full"]
+    thinner = [row for row in summary.pruned_layers if row.attention == "full"]
+    clauses: list[str] = []
+    if gone:
+        clauses.append(f"{len(gone)} of {len(summary.layers)} layers lose their attention")
+    if thinner:
+        clauses.append(f"{len(thinner)} keep{'s' if len(thinner) == 1 else ''} fewer heads")
+    return " and ".join(clauses) if clauses else "nothing was pruned"
+
+
+def verdict(summary: Summary) -> str:
+    """Whether the engine computes what the PyTorch model computes."""
+    failed = [check for check in summary.checks if not check.passed]
+    if failed:
+        return "not verified: " + "; ".join(f"{check.name} {of_check(check)}" for check in failed)
+    logits = [check for check in summary.checks if "logits" in check.name]
+    worst = max((check.value for check in logits), default=0.0)
+    return (
+        f"verified against PyTorch: {len(summary.checks)} of {len(summary.checks)} checks, "
+        f"worst relative logit error {worst:.1e}, greedy tokens agree {100 * summary.greedy_agreement:.4g} %"
+    )
+
+
+def of_check(check: Check) -> str:
+    """A check's value beside its bound: "2.1e-07 (at most 1e-04)"."""
+    return f"{in_digits(check.value)} ({check.rule} {in_digits(check.bound)})"
+
+
+def in_digits(value: float) -> str:
+    """A small number in scientific form, others plainly: 2.1e-07, 0.99."""
+    return f"{value:.1e}" if 0 < abs(value) < 0.01 else f"{value:.4g}"

@@ -1,0 +1,87 @@
+"""A run's summary with round numbers, written by hand."""
+
+from __future__ import annotations
+
+from hlap_export.report.summary import Check, Latency, LayerRow, Perplexity, Size, Summary, Text
+
+
+def sample_summary(*, logit_error: float = 2.1e-7) -> Summary:
+    """Twelve layers: 9 with fewer heads, 10 value-only with alpha 0.3, 11 without attention."""
+    return Summary(
+        model="reference model",
+        family="llama",
+        method="harp",
+        engine="onnxruntime",
+        dtype="float32",
+        layers=tuple(_layer(index) for index in range(12)),
+        sizes=(
+            Size(name="parameters", unit="count", dense=2_410_000, pruned=2_287_000),
+            Size(name="KV cache per token", unit="bytes", dense=3072, pruned=2304),
+            Size(name="engine", unit="bytes", dense=9_640_000, pruned=9_148_000),
+            Size(name="peak memory", unit="bytes", dense=182 * 2**20, pruned=176 * 2**20),
+        ),
+        perplexities=(
+            Perplexity(
+                text=Text(name="calibration.txt", num_windows=32, window_length=256),
+                measured_on="calibration",
+                dense=12.31,
+                pruned=12.80,
+                all_ones=14.20,
+                all_dropped=13.55,
+            ),
+            Perplexity(
+                text=Text(name="evaluation.txt", num_windows=48, window_length=256),
+                measured_on="held-out",
+                dense=13.60,
+                pruned=14.11,
+            ),
+        ),
+        checks=(
+            Check(name="prefill logits", value=logit_error, bound=1e-4, rule="at most", passed=logit_error <= 1e-4),
+            Check(name="cached decode logits", value=1.9e-7, bound=1e-4, rule="at most", passed=True),
+            Check(name="greedy agreement", value=1.0, bound=0.99, rule="at least", passed=True),
+        ),
+        greedy_agreement=1.0,
+        latency=(
+            Latency(
+                phase="prefill",
+                num_tokens=256,
+                dense_p50_ms=32.1,
+                dense_p90_ms=35.0,
+                pruned_p50_ms=27.9,
+                pruned_p90_ms=29.0,
+                speedup=1.15,
+                speedup_low=1.13,
+                speedup_high=1.18,
+            ),
+            Latency(
+                phase="decode",
+                num_tokens=512,
+                dense_p50_ms=1.31,
+                dense_p90_ms=1.40,
+                pruned_p50_ms=1.09,
+                pruned_p90_ms=1.20,
+                speedup=1.2,
+                speedup_low=1.16,
+                speedup_high=1.25,
+            ),
+        ),
+        machine={"cpu": "Example CPU", "cores": 2, "memory_bytes": 2**34, "system": "Linux x86_64"},
+        versions={"hlap-export": "0.1.0", "torch": "2.13.0"},
+    )
+
+
+def _layer(index: int) -> LayerRow:
+    kind = {10: "value_only", 11: "skip"}.get(index, "full")
+    heads = {9: (4, 1), 11: (0, 0)}.get(index, (8, 2))
+    alpha = {10: 0.3, 11: 0.0}.get(index)
+    return LayerRow.model_validate(
+        {
+            "layer": index,
+            "attention": kind,
+            "num_heads": heads[0],
+            "num_kv_heads": heads[1],
+            "alpha": alpha,
+            "is_pruned": index >= 9,
+        }
+    )
