@@ -1,0 +1,156 @@
+"""Build an engine folder from an export, and open one: what all engines share."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import shutil
+import time
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+from hlap_export.artifacts import (
+    MANIFEST,
+    Manifest,
+    folder_digest,
+    is_intact,
+    read_manifest,
+    write_manifest,
+    written_whole,
+)
+from hlap_export.engines.base import GRAPH, ITEMSIZE_BYTES, Backend, Session, kv_bytes_per_token, usable_cores
+from hlap_export.errors import ArtefactError, BackendMissing
+
+INHERITED_PARAMETERS = ("flavour", "dtype")
+
+
+def build(export_dir: Path, out: Path, *, engine: str = "onnxruntime") -> Manifest:
+    """Compile an exported ONNX folder into a self-contained engine folder.
+
+    Tokenizer, config and generation config are copied along. The engine is opened once before the folder appears, so
+    what appears is known to load; its cache layout goes into the manifest's facts.
+
+    Args:
+        export_dir: what `hlap-export export` wrote.
+        out: the engine folder, new or empty.
+        engine: the name of one of `backends()`.
+
+    Raises:
+        ArtefactError: `export_dir` isn't an export, was changed since, or the engine can't compile it.
+        BackendMissing: the engine is unknown or can't run here.
+    """
+    backend = usable_backend(engine)
+    source = read_manifest(export_dir, kind="onnx")
+    if not is_intact(export_dir, source):
+        raise _changed(export_dir, "export the checkpoint again")
+    with written_whole(out) as folder:
+        started = time.perf_counter()
+        compiled = backend.compile(export_dir, folder)
+        build_seconds = time.perf_counter() - started
+        for name in source.files:
+            if not name.startswith(GRAPH):
+                _copy(export_dir / name, folder / name)
+        with backend.open(folder, threads=usable_cores()) as session:
+            layout_facts = _session_facts(session)
+        return write_manifest(
+            folder,
+            kind="engine",
+            parameters={
+                "engine": engine,
+                **{name: source.parameters[name] for name in INHERITED_PARAMETERS if name in source.parameters},
+                **compiled.parameters,
+            },
+            inputs={"onnx": folder_digest(export_dir)},
+            facts={**compiled.facts, **layout_facts, "build_seconds": round(build_seconds, 3)},
+        )
+
+
+def open_session(engine_dir: Path, *, threads: int | None = None) -> Session:
+    """Load an engine; use it in a `with` block.
+
+    Args:
+        engine_dir: what `build` wrote.
+        threads: CPU threads of one operator; None takes every core that this process may use.
+
+    Raises:
+        ArtefactError: the folder isn't an engine, or its files can't be loaded.
+        BackendMissing: its engine can't run here.
+    """
+    manifest = read_manifest(engine_dir, kind="engine")
+    backend = usable_backend(str(manifest.parameters.get("engine")))
+    return backend.open(engine_dir, threads=threads or usable_cores())
+
+
+def require_intact(engine_dir: Path) -> Manifest:
+    """The engine's manifest, when every file is byte for byte what it says.
+
+    Raises:
+        ArtefactError: the folder isn't an engine, or a file was changed, added or removed.
+    """
+    manifest = read_manifest(engine_dir, kind="engine")
+    if not is_intact(engine_dir, manifest):
+        raise _changed(engine_dir, "build the engine again")
+    return manifest
+
+
+@cache
+def backends() -> dict[str, Backend]:
+    """The engines that this version knows, installed or not, by name."""
+    found: dict[str, Backend] = {}
+    for module_info in sorted(pkgutil.iter_modules([str(Path(__file__).parent)]), key=lambda info: info.name):
+        module = importlib.import_module(f"{__package__}.{module_info.name}")
+        if hasattr(module, "BACKEND"):
+            backend = cast(Backend, module.BACKEND)
+            found[backend.name] = backend
+    return found
+
+
+def usable_backend(name: str) -> Backend:
+    """The engine of that name, if it can run here.
+
+    Raises:
+        BackendMissing: unknown, not installed, or not working on this machine.
+    """
+    backend = backends().get(name)
+    if backend is None:
+        raise BackendMissing(
+            where=f"engine {name!r}",
+            expected=f"one that this version can build: {', '.join(backends())}",
+            found="none of that name",
+            fix=f"use --engine {next(iter(backends()))}",
+        )
+    if problem := backend.why_unavailable():
+        usable = [other for other, candidate in backends().items() if candidate.why_unavailable() is None]
+        raise BackendMissing(
+            where=f"engine {name!r}",
+            expected="a working installation on this machine",
+            found=f"{problem.found} (engines that work here: {', '.join(usable) or 'none'})",
+            fix=problem.fix,
+        )
+    return backend
+
+
+def _session_facts(session: Session) -> dict[str, object]:
+    return {
+        "provider": session.provider,
+        "vocab_size": session.vocab_size,
+        "kv_layers": [
+            {"index": layer.index, "num_kv_heads": layer.num_kv_heads, "head_dim": layer.head_dim}
+            for layer in session.kv_layers
+        ],
+        "kv_bytes_per_token": kv_bytes_per_token(session.kv_layers, ITEMSIZE_BYTES[session.dtype]),
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.name == MANIFEST:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _changed(folder: Path, fix: str) -> ArtefactError:
+    return ArtefactError(
+        where=str(folder), expected="the files that its manifest lists", found="different bytes or files", fix=fix
+    )

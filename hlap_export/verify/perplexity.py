@@ -1,0 +1,64 @@
+"""Perplexity of an engine: the mean loss over windows of text, with its standard error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlap_export.engines import Session
+from hlap_export.verify.report import EnginePerplexity, Perplexity
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def token_losses(logits_TV: NDArray[np.float32], ids_T: Ids) -> Floats:
+    """Cross-entropy [T - 1] in nats of each token after the first, given the logits at the one before."""
+    shifted = logits_TV[:-1].astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(shifted, ids_T[1:, None], axis=-1)[:, 0]
+    return np.log(np.exp(shifted).sum(axis=-1)) - chosen
+
+
+def window_losses(session: Session, windows: Ids, *, on_window: Callable[[], None] = lambda: None) -> Floats:
+    """Mean loss [N] in nats per token of each window [N, T], every position after the first scored."""
+    losses: list[float] = []
+    ones = np.ones((1, windows.shape[1]), dtype=np.int64)
+    positions = np.arange(windows.shape[1], dtype=np.int64)[None]
+    for ids in windows:
+        # One window at a time: the logits of a large vocabulary are the largest thing in memory.
+        logits, _ = session.run(ids[None], ones, positions, session.empty_cache(1))
+        losses.append(float(token_losses(logits[0], ids).mean()))
+        on_window()
+    return np.array(losses)
+
+
+def compare_losses(candidate: Floats, baseline: Floats | None, *, window_length: int) -> Perplexity:
+    """Summarise window losses [N]; the difference is taken window by window."""
+    increase = None if baseline is None else candidate - baseline
+    return Perplexity(
+        num_windows=candidate.size,
+        window_length=window_length,
+        num_scored_tokens=candidate.size * (window_length - 1),
+        candidate=_summary(candidate),
+        baseline=None if baseline is None else _summary(baseline),
+        loss_increase_nats_per_token=None if increase is None else float(increase.mean()),
+        loss_increase_standard_error_nats_per_token=None if increase is None else standard_error(increase),
+    )
+
+
+def standard_error(values: Floats) -> float:
+    """Standard error of the mean; 0 for a single value, of which nothing is known."""
+    return float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else 0.0
+
+
+def _summary(losses: Floats) -> EnginePerplexity:
+    mean = float(losses.mean())
+    return EnginePerplexity(
+        loss_nats_per_token=mean,
+        standard_error_nats_per_token=standard_error(losses),
+        perplexity=math.exp(mean),
+    )

@@ -1,0 +1,153 @@
+"""What `verify` found, as JSON: each check with its value, its bound and the place where it was worst."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from hlap_export.errors import CheckFailed
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Location(_Record):
+    """One logit: `position` counts the row's real tokens from 0, padding excluded; `token` is the vocabulary index."""
+
+    batch_row: int
+    position: int
+    token: int
+
+
+class Check(_Record):
+    """One comparison with a bound."""
+
+    name: str
+    value: float
+    bound: float
+    rule: Literal["at most", "at least"]
+    passed: bool
+    location: Location | None
+    """Where the value is reached; None for a mean."""
+
+
+class Divergence(_Record):
+    """The first token on which the engine and the reference choose differently."""
+
+    check: str
+    batch_row: int
+    position: int
+    engine_token: int
+    reference_token: int
+    reference_margin_logits: float
+    """How much higher the reference has its own choice than the engine's: near 0 for a tie."""
+
+
+class Greedy(_Record):
+    """Most likely next token, engine against reference, over every position of every parity check."""
+
+    agreement: float
+    num_tokens: int
+    first_divergence: Divergence | None
+
+
+class TokenSource(_Record):
+    """Where the tokens came from: the evaluation text, or a seeded generator when there is no text or tokenizer."""
+
+    kind: Literal["text", "random"]
+    path: str | None
+    sha256: str | None
+    seed: int | None
+    reason: str | None
+    """Why the ids are random."""
+
+
+class EnginePerplexity(_Record):
+    """One engine on the evaluation windows; the standard error is that of the mean over windows."""
+
+    loss_nats_per_token: float
+    standard_error_nats_per_token: float
+    perplexity: float
+
+
+class Perplexity(_Record):
+    """Candidate and baseline on the same windows; every position after a window's first token is scored."""
+
+    num_windows: int
+    window_length: int
+    num_scored_tokens: int
+    candidate: EnginePerplexity
+    baseline: EnginePerplexity | None
+    loss_increase_nats_per_token: float | None
+    """Candidate minus baseline, mean over windows."""
+    loss_increase_standard_error_nats_per_token: float | None
+    """Of the difference window by window: much smaller than either engine's own, for the windows are the same."""
+
+
+class VerifyReport(_Record):
+    """Whether an engine computes what its checkpoint means, and how well it predicts text."""
+
+    format: Literal["hlap-export/verify/1"] = "hlap-export/verify/1"
+    candidate: str
+    candidate_digest: str
+    reference: str
+    reference_digest: str
+    baseline: str | None
+    baseline_digest: str | None
+    engine: str
+    provider: str
+    dtype: str
+    threads: int
+    tokens: TokenSource
+    prompt_lengths: tuple[int, ...]
+    """Real tokens in each row of the padded batch; the first is also the prompt of the single-row checks."""
+    num_decode_steps: int
+    checks: tuple[Check, ...]
+    greedy: Greedy
+    perplexity: Perplexity | None
+    passed: bool
+    seconds: float
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _passed_means_every_check(self) -> Self:
+        if self.passed != all(check.passed for check in self.checks):
+            raise ValueError("passed must say whether every check passed")
+        return self
+
+    def require_passed(self) -> None:
+        """Do nothing if every check passed.
+
+        Raises:
+            CheckFailed: names the first failed check, its value, its bound, where it is worst, and what to try.
+        """
+        failed = [check for check in self.checks if not check.passed]
+        if not failed:
+            return
+        worst = failed[0]
+        place = worst.location
+        where = f" at batch row {place.batch_row}, position {place.position}, token {place.token}" if place else ""
+        others = f"; also failed: {', '.join(check.name for check in failed[1:])}" if failed[1:] else ""
+        raise CheckFailed(
+            where=f"{self.candidate} against {self.reference}, check {worst.name!r}",
+            expected=f"{worst.rule} {worst.bound:g} ({self.dtype})",
+            found=f"{worst.value:.3g}{where}{others}",
+            fix=_advice({check.name for check in self.checks if check.passed}),
+        )
+
+
+def _advice(passed: set[str]) -> str:
+    """What to try, from which checks still passed."""
+    if "prefill logits" not in passed:
+        return (
+            "pass the checkpoint that this engine was exported from as --reference; if it is that one, export and "
+            "build again (in float32 if the dtype is a smaller one) and report the model if it still fails"
+        )
+    if "cached decode logits" not in passed or "chunked prefill logits" not in passed:
+        return "prefill is right, so the cache is at fault: export again, and report the model if it still fails"
+    if "padded prefill logits" not in passed or "padded decode logits" not in passed:
+        return "single rows are right, so padding is at fault: run it without padding, and report the model"
+    return "logits are within bounds, so the loss is biased or near-ties flip: export in a larger dtype"

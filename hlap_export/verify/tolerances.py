@@ -1,0 +1,53 @@
+"""Every bound that decides whether an engine is right, by the dtype of its arithmetic, each with its reason.
+
+The reference is always the checkpoint in float32 torch. A bound is never loosened to make a check pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hlap_export.errors import ExportError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tolerance:
+    """What an engine of one dtype may differ by.
+
+    Attributes:
+        logit_error_ratio: largest max|Δlogit| / max|logit|.
+        loss_difference_nats: largest |Δ mean loss| on the parity tokens; errors of both signs average out, so this is
+            much tighter than the logit bound and catches a small bias that every logit shares.
+        greedy_agreement: smallest fraction of positions whose most likely token is the reference's. Only near-ties may
+            flip: about the logit error divided by the typical gap between the two best logits.
+    """
+
+    logit_error_ratio: float
+    loss_difference_nats: float
+    greedy_agreement: float
+
+
+TOLERANCES = {
+    # Summation order alone: 2^-24 per operation, a few thousand operations deep, measured 2e-7 to 2e-6.
+    "float32": Tolerance(logit_error_ratio=1e-4, loss_difference_nats=1e-4, greedy_agreement=0.99),
+    # Weights and activations are rounded at 2^-11 = 4.9e-4; some 20 roundings add up along the residual stream.
+    "float16": Tolerance(logit_error_ratio=1e-2, loss_difference_nats=1e-2, greedy_agreement=0.97),
+    # The same with 8 bits of mantissa: 2^-8 = 3.9e-3 a rounding, eight times float16's error.
+    "bfloat16": Tolerance(logit_error_ratio=8e-2, loss_difference_nats=8e-2, greedy_agreement=0.85),
+}
+
+
+def tolerance_for(dtype: str) -> Tolerance:
+    """The bounds for an engine that computes in `dtype`.
+
+    Raises:
+        ExportError: no bounds are known for it.
+    """
+    if dtype not in TOLERANCES:
+        raise ExportError(
+            where="the engine's dtype",
+            expected=f"one with known bounds: {', '.join(TOLERANCES)}",
+            found=dtype,
+            fix="export and build with one of these",
+        )
+    return TOLERANCES[dtype]
