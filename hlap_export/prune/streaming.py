@@ -33,14 +33,14 @@ NOT_COPIED_NAMES = {"config.json", INDEX_FILE, "pytorch_model.bin.index.json", "
 Progress = Callable[[int, int], None]
 
 
-def prune(model: Path, plan: PruningPlan, out: Path, *, progress: Progress | None = None) -> Manifest:
+def prune(model: Path, plan: PruningPlan, out: Path, *, on_progress: Progress | None = None) -> Manifest:
     """Write the pruned checkpoint: safetensors, config.json with remote code, tokenizer, the plan, a manifest.
 
     Args:
         model: the dense checkpoint folder.
         plan: a plan made for it.
         out: a new or empty folder.
-        progress: called with (bytes written, bytes in all) after each shard.
+        on_progress: called with (bytes written, bytes in all) after each shard.
 
     Raises:
         CheckpointError: the dense checkpoint is unreadable, or config and weights disagree.
@@ -52,7 +52,7 @@ def prune(model: Path, plan: PruningPlan, out: Path, *, progress: Progress | Non
     tensors = check_weights(model)
     edits = layer_edits(plan, layout)
     with written_whole(out) as folder:
-        _write_shards(tensors, edits, folder, progress or (lambda done, total: None))
+        _write_shards(tensors, edits, folder, on_progress or (lambda done, total: None))
         _write_config(model, plan, layout, folder)
         (folder / remote_code.MODELING_FILE).write_text(remote_code.source(layout.family), encoding="utf-8")
         (folder / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")

@@ -1,0 +1,114 @@
+"""The calibration pass: what enters each high layer, captured once, and the model's upper end as plain functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hlap_export.checkpoint.modeling_hlap import AttentionFreeLayer
+from hlap_export.families import AlphaTarget, Family
+
+# Logits are made for so many values at a time, so that a large vocabulary doesn't decide the memory.
+LOGITS_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """What the search needs of the dense model's run over the windows.
+
+    Attributes:
+        targets: the token to predict at each position but a window's last, [N, T-1] int64.
+        layer_inputs: residual stream before each captured layer, layer index -> [N, T-1, D].
+        perplexity: the dense model's.
+    """
+
+    targets: torch.Tensor
+    layer_inputs: dict[int, torch.Tensor]
+    perplexity: float
+
+
+class UpperLayers:
+    """The decoder's layers without attention between tokens, its final norm and head, computed in plain torch.
+
+    Shapes: N windows, T tokens, D hidden, V vocabulary.
+    """
+
+    def __init__(self, model: Any, family: Family) -> None:
+        self._model = model
+        self._family = family
+        self._layers = model.model.layers
+        self._softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+
+    def attention_update(self, layer: int, h_NTD: torch.Tensor) -> torch.Tensor:
+        """What a value-only layer with alpha 1 adds to the residual stream: Z, [N, T, D]. Layers are linear in alpha.
+
+        `Z = o_proj(rep(v_proj(norm(h))))`, through the post-attention norm where alpha lands after it.
+        """
+        block = self._layers[layer]
+        attention = block.self_attn
+        v_NTKE = attention.v_proj(block.input_layernorm(h_NTD)).unflatten(-1, (-1, attention.head_dim))
+        v_NTHE = v_NTKE.repeat_interleave(attention.num_key_value_groups, dim=-2)
+        update = attention.o_proj(v_NTHE.flatten(-2))
+        after_norm = self._family.alpha_target is AlphaTarget.POST_ATTENTION_NORM
+        return block.post_attention_layernorm(update) if after_norm else update
+
+    def mlp_half(self, layer: int, h_NTD: torch.Tensor) -> torch.Tensor:
+        """The rest of the layer, after its attention: [N, T, D]."""
+        return AttentionFreeLayer(self._layers[layer])(h_NTD)
+
+    def perplexity(self, h_NTD: torch.Tensor, targets_NT: torch.Tensor) -> float:
+        """Perplexity of the tokens, from the residual stream after the last layer."""
+        hidden, targets = self._model.model.norm(h_NTD).flatten(0, 1), targets_NT.flatten()
+        chunk = max(1, LOGITS_AT_ONCE // self._model.config.vocab_size)
+        total = torch.zeros((), dtype=torch.float64)
+        for h_CD, target_C in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+            logits_CV = self._model.lm_head(h_CD)
+            if self._softcap is not None:
+                logits_CV = torch.tanh(logits_CV / self._softcap) * self._softcap
+            total += torch.nn.functional.cross_entropy(logits_CV.float(), target_C, reduction="sum").double()
+        return float(torch.exp(total / targets.numel()))
+
+
+@torch.inference_mode()
+def calibrate(
+    model: Any, upper: UpperLayers, windows_NT: torch.Tensor, *, first_layer: int, on_window: Callable[[], None]
+) -> Calibration:
+    """Run the dense model once over the windows and keep what enters each layer from `first_layer` up.
+
+    Args:
+        model: the dense model.
+        upper: its upper layers.
+        windows_NT: token ids, [N, T].
+        first_layer: the lowest layer whose input is kept.
+        on_window: called after each window.
+    """
+    layers = model.model.layers
+    captured: dict[int, list[torch.Tensor]] = {index: [] for index in range(first_layer, len(layers) + 1)}
+    hooks = [
+        layers[index].register_forward_pre_hook(
+            lambda module, arguments, keep=captured[index]: keep.append(arguments[0])
+        )
+        for index in range(first_layer, len(layers))
+    ]
+    hooks.append(
+        model.model.norm.register_forward_pre_hook(
+            lambda module, arguments, keep=captured[len(layers)]: keep.append(arguments[0])
+        )
+    )
+    try:
+        for window in windows_NT:
+            model.model(input_ids=window[None, :-1], use_cache=False)
+            on_window()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    inputs = {index: torch.cat(kept) for index, kept in captured.items()}
+    targets = windows_NT[:, 1:]
+    return Calibration(
+        targets=targets,
+        perplexity=upper.perplexity(inputs.pop(len(layers)), targets),
+        layer_inputs=inputs,
+    )

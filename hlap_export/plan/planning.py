@@ -1,0 +1,105 @@
+"""The `plan` verb: choose a method, read what it needs, return a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hlap_export.checkpoint import load_model, read_layout
+from hlap_export.checkpoint.layout import ModelLayout
+from hlap_export.errors import PlanError, TextError
+from hlap_export.plan.pruning_plan import PruningPlan, TextWindows, plan_of_alphas
+from hlap_export.reference_model import calibration_text
+from hlap_export.texts import read_tokens, spread_windows
+
+if TYPE_CHECKING:
+    from hlap_export.plan.harp import OnProgress
+
+Method = Literal["harp", "fixed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationOptions:
+    """Which text the alphas are searched on.
+
+    Attributes:
+        text: a UTF-8 file; None takes the calibration text that ships with the reference model.
+        windows: how many windows, spread evenly over the text.
+        window_length: tokens in one window.
+        trust_remote_code: whether a tokenizer class that the checkpoint brings along may be executed.
+    """
+
+    text: Path | None = None
+    windows: int = 64
+    window_length: int = 256
+    trust_remote_code: bool = False
+
+
+def plan(
+    model: Path,
+    *,
+    method: Method = "harp",
+    num_layers: int | None = None,
+    alphas: Mapping[int, float] | None = None,
+    calibration: CalibrationOptions | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+) -> PruningPlan:
+    """Decide which layers lose attention, and each one's alpha.
+
+    `harp` searches the last `num_layers` layers (default: a quarter of them) on calibration text. `fixed` takes
+    `alphas` (layer from 0 at the embedding -> alpha in [0, 1]) and needs no weights, only config.json.
+
+    Raises:
+        CheckpointError: the model can't be read.
+        PlanError: options that contradict each other, or values out of range.
+        TextError: the calibration text is missing or too short.
+    """
+    layout = read_layout(model)
+    if method == "fixed":
+        if not alphas or num_layers is not None:
+            raise PlanError(
+                where="method fixed",
+                expected="an alpha for each layer to prune, and nothing else",
+                found="num_layers" if num_layers is not None else "no alpha",
+                fix="give layer=alpha pairs, such as --alpha 8=0.2 --alpha 9=0.7",
+            )
+        return plan_of_alphas(layout, alphas, method="fixed")
+    if alphas:
+        raise PlanError(
+            where="method harp",
+            expected="no alphas: they are what is searched",
+            found=", ".join(f"{layer}={alpha}" for layer, alpha in alphas.items()),
+            fix="leave them out, or use method fixed",
+        )
+    return _search(model, layout, num_layers, calibration or CalibrationOptions(), on_progress)
+
+
+def _search(
+    model: Path, layout: ModelLayout, num_layers: int | None, options: CalibrationOptions, on_progress: OnProgress
+) -> PruningPlan:
+    import torch
+
+    from hlap_export.plan.harp import default_num_layers, search_harp
+
+    if not 2 <= options.window_length <= layout.max_positions:
+        raise TextError(
+            where="window_length",
+            expected=f"2 to {layout.max_positions} tokens (the model's max_position_embeddings)",
+            found=str(options.window_length),
+            fix="choose a window length in that range",
+        )
+    path = options.text or calibration_text()
+    text = read_tokens(model, path, vocab_size=layout.vocab_size)
+    windows = spread_windows(text, windows=options.windows, window_length=options.window_length)
+    return search_harp(
+        load_model(model, dtype=torch.float32),
+        layout,
+        torch.from_numpy(windows),
+        text=TextWindows(
+            name=path.name, sha256=text.sha256, num_windows=options.windows, window_length=options.window_length
+        ),
+        num_layers=default_num_layers(layout) if num_layers is None else num_layers,
+        on_progress=on_progress,
+    )
