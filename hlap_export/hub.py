@@ -29,6 +29,11 @@ def resolve_model(model: str | Path | None) -> Path:
     return _download(model)
 
 
+def model_name(model: str | None) -> str:
+    """What to call a MODEL in a report."""
+    return "reference model" if model is None else Path(model).name
+
+
 def _require_folder(folder: Path) -> Path:
     if folder.is_dir():
         return folder

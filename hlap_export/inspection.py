@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from hlap_export.artifacts import MANIFEST, Manifest, is_intact, read_manifest
-from hlap_export.checkpoint import ModelLayout, open_tensors, read_config, read_layout
+from hlap_export.checkpoint import ModelLayout, read_config, read_layout
+from hlap_export.checkpoint.tensors import open_tensors
 from hlap_export.errors import ArtefactError, CheckpointError
 from hlap_export.plan.pruning_plan import KeepHeads, PruningPlan, ValueOnly, load_plan
 from hlap_export.report.compose import layer_rows

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich import progress as bars
 from rich.console import Console
+
+Step = Callable[[int, int], None]
 
 
 class Progress:
@@ -25,8 +27,6 @@ class Progress:
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self._console = console or Console(file=sys.stderr, stderr=True, highlight=False, soft_wrap=True)
         self._quiet = quiet
-        self._bar: bars.Progress | None = None
-        self._task: bars.TaskID | None = None
 
     def note(self, line: str) -> None:
         """One line about something that took no time."""
@@ -34,26 +34,24 @@ class Progress:
             self._console.print(f"  {line}", style="dim", markup=False)
 
     @contextmanager
-    def stage(self, name: str) -> Generator[None]:
-        """Show `name` while the block runs, and its duration afterwards."""
+    def stage(self, name: str) -> Generator[Step]:
+        """Show `name` while the block runs, and its duration afterwards.
+
+        Yields:
+            The callback that tells how far it is: (steps done, steps in all).
+        """
         if self._quiet:
-            yield
+            yield lambda done, total: None
             return
         started = time.perf_counter()
         if self._console.is_terminal:
-            with self._new_bar() as self._bar:
-                self._task = self._bar.add_task(name, total=None)
-                yield
-            self._bar = self._task = None
+            with self._new_bar() as bar:
+                task = bar.add_task(name, total=None)
+                yield lambda done, total: bar.update(task, completed=done, total=total)
         else:
             self._console.print(f"  {name} ...", markup=False)
-            yield
+            yield lambda done, total: None
         self._console.print(f"  {name}: {time.perf_counter() - started:.1f} s", markup=False)
-
-    def step(self, done: int, total: int) -> None:
-        """The running stage has done `done` of `total` steps; stages call this as their `on_progress`."""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total)
 
     def _new_bar(self) -> bars.Progress:
         return bars.Progress(

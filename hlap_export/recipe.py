@@ -48,7 +48,7 @@ class PlanSection(_Section):
     """Layer (0 at the embedding) to alpha in [0, 1], where 0 removes the block (fixed)."""
     text: Path | None = None
     """Calibration text; left out, the one that ships with the reference model."""
-    windows: Count = 32
+    windows: Count = 64
     """Calibration windows, spread evenly over the text."""
     window_length: Count = 256
     """Tokens in one calibration window."""
@@ -151,6 +151,16 @@ def parse_recipe(text: str, *, where: str = "recipe") -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every default written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def effective_recipe(recipe: Recipe | Path | None, model: str | Path | None) -> Recipe:
+    """What a run is asked for: the recipe, or the file that holds it, with MODEL put in where one is given."""
+    asked = Recipe() if recipe is None else recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if model is None:
+        return asked
+    # A folder is saved absolute, so that the recipe in the run's folder means the same from anywhere.
+    name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
+    return asked.model_copy(update={"model": name})
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -24,7 +24,7 @@ from hlap_export.artifacts import (
     write_text_whole,
 )
 from hlap_export.errors import ArtefactError, OutputError
-from hlap_export.progress import Progress
+from hlap_export.progress import Progress, Step
 
 RECORDS = ".stages"
 Document = TypeVar("Document", bound=BaseModel)
@@ -69,12 +69,14 @@ class StageRunner:
             )
         (out / RECORDS).mkdir(parents=True, exist_ok=True)
 
-    def folder(self, name: str, *, make: Callable[[Path], object], inputs: Inputs, parameters: dict[str, Any]) -> Path:
-        """The artefact folder `name` (such as "onnx/dense"), made by `make(folder)` unless it can be reused.
+    def folder(
+        self, name: str, *, make: Callable[[Path, Step], object], inputs: Inputs, parameters: dict[str, Any]
+    ) -> Path:
+        """The artefact folder `name` (such as "onnx/dense"), made by `make(folder, step)` unless it can be reused.
 
         Args:
             name: place in the run's folder.
-            make: writes the artefact, whole or not at all.
+            make: writes the artefact, whole or not at all; `step` tells how far it is.
             inputs: what it is made from: folders and files, None for one left to its default.
             parameters: JSON values that decide the result.
         """
@@ -83,8 +85,8 @@ class StageRunner:
             return target
         _remove(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with self._progress.stage(name):
-            make(target)
+        with self._progress.stage(name) as step:
+            make(target, step)
         self._record(name, target, inputs, parameters)
         return target
 
@@ -93,17 +95,17 @@ class StageRunner:
         name: str,
         schema: type[Document],
         *,
-        make: Callable[[], Document],
+        make: Callable[[Step], Document],
         inputs: Inputs,
         parameters: dict[str, Any],
     ) -> Document:
-        """The JSON result `name` (such as "verify.json"), made by `make()` unless it can be reused."""
+        """The JSON result `name` (such as "verify.json"), made by `make(step)` unless it can be reused."""
         target = self._out / name
         if self._is_reusable(name, target, inputs, parameters):
             return schema.model_validate_json(target.read_text(encoding="utf-8"))
         _remove(target)
-        with self._progress.stage(name.removesuffix(".json")):
-            value = make()
+        with self._progress.stage(name.removesuffix(".json")) as step:
+            value = make(step)
         write_text_whole(target, value.model_dump_json(indent=2) + "\n")
         self._record(name, target, inputs, parameters)
         return value

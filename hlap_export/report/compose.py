@@ -2,9 +2,119 @@
 
 from __future__ import annotations
 
-from hlap_export.checkpoint.layout import ModelLayout
+from dataclasses import dataclass
+from pathlib import Path
+
+from hlap_export.artifacts import read_manifest
+from hlap_export.bench.report import BenchReport
+from hlap_export.checkpoint.layout import ModelLayout, read_layout
 from hlap_export.plan.pruning_plan import PruningPlan
-from hlap_export.report.summary import LayerRow
+from hlap_export.report.summary import Check, Latency, LayerRow, Perplexity, Size, Summary, Text
+from hlap_export.verify.report import VerifyReport
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Folders:
+    """The artefact folders of a run, each under "dense" and "pruned"."""
+
+    checkpoints: dict[str, Path]
+    graphs: dict[str, Path]
+    engines: dict[str, Path]
+
+
+def summarise(
+    model_name: str, folders: Folders, plan: PruningPlan, verified: VerifyReport, timed: BenchReport
+) -> Summary:
+    """One value from a run's results; nothing is computed here that a stage didn't measure or count."""
+    layout = read_layout(folders.checkpoints["pruned"])
+    return Summary(
+        model=model_name,
+        family=layout.family.model_type,
+        method=plan.method,
+        engine=verified.engine,
+        dtype=verified.dtype,
+        threads=timed.threads,
+        layers=layer_rows(layout, plan),
+        sizes=_sizes(folders, timed),
+        perplexities=_perplexities(plan, verified),
+        checks=check_rows(verified),
+        greedy_agreement=verified.greedy.agreement,
+        latency=latency_rows(timed),
+        is_noisy=timed.noisy,
+        machine=timed.machine,
+        versions=timed.versions,
+    )
+
+
+def check_rows(verified: VerifyReport) -> tuple[Check, ...]:
+    """The checks without the places where they were worst."""
+    return tuple(Check.model_validate(check.model_dump(include=set(Check.model_fields))) for check in verified.checks)
+
+
+def _sizes(folders: Folders, timed: BenchReport) -> tuple[Size, ...]:
+    graphs = {name: read_manifest(folder, kind="onnx") for name, folder in folders.graphs.items()}
+    parameters = {name: int(manifest.facts["num_parameters"]) for name, manifest in graphs.items()}
+    dense, pruned = timed.baseline_memory, timed.candidate_memory
+    return (
+        Size(name="parameters", unit="count", **parameters),
+        Size(name="KV cache per token", unit="bytes", dense=dense.kv_bytes_per_token, pruned=pruned.kv_bytes_per_token),
+        Size(name="engine on disk", unit="bytes", dense=dense.engine_file_bytes, pruned=pruned.engine_file_bytes),
+        Size(name="peak memory", unit="bytes", dense=dense.peak_rss_bytes, pruned=pruned.peak_rss_bytes),
+    )
+
+
+def _perplexities(plan: PruningPlan, verified: VerifyReport) -> tuple[Perplexity, ...]:
+    rows: list[Perplexity] = []
+    if search := plan.search:
+        rows.append(
+            Perplexity(
+                measured_on="calibration",
+                text=Text.model_validate(search.text.model_dump(include=set(Text.model_fields))),
+                dense=search.perplexity_dense,
+                pruned=search.perplexity_planned,
+                all_ones=search.perplexity_all_ones,
+                all_dropped=search.perplexity_all_dropped,
+            )
+        )
+    if (held_out := held_out_perplexity(verified)) is not None:
+        rows.append(held_out)
+    return tuple(rows)
+
+
+def held_out_perplexity(verified: VerifyReport) -> Perplexity | None:
+    """Both engines on the evaluation text; None where there was no text or no dense engine."""
+    measured = verified.perplexity
+    if measured is None or measured.baseline is None:
+        return None
+    return Perplexity(
+        measured_on="held-out",
+        text=Text(
+            name=Path(verified.tokens.path or "random tokens").name,
+            num_windows=measured.num_windows,
+            window_length=measured.window_length,
+        ),
+        dense=measured.baseline.perplexity,
+        pruned=measured.candidate.perplexity,
+    )
+
+
+def latency_rows(timed: BenchReport) -> tuple[Latency, ...]:
+    """Ratios turned round: above 1 where the pruned engine is faster."""
+    return tuple(
+        Latency(
+            phase=row.phase,
+            num_tokens=row.num_tokens,
+            dense_p50_ms=row.baseline.p50_ms,
+            dense_p90_ms=row.baseline.p90_ms,
+            pruned_p50_ms=row.candidate.p50_ms,
+            pruned_p90_ms=row.candidate.p90_ms,
+            speedup=1 / row.ratio,
+            speedup_low=1 / row.ratio_high,
+            speedup_high=1 / row.ratio_low,
+            noise=row.noise,
+        )
+        for row in timed.latency
+    )
 
 
 def layer_rows(layout: ModelLayout, plan: PruningPlan | None) -> tuple[LayerRow, ...]:

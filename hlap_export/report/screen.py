@@ -51,7 +51,7 @@ def _table(summary: Summary) -> Table:
             wording.in_ms(row.dense_p50_ms),
             wording.in_ms(row.pruned_p50_ms),
             f"×{row.speedup:.2f}",
-            f"{row.speedup_low:.2f} to {row.speedup_high:.2f}",
+            f"{row.speedup_low:.2f} to {row.speedup_high:.2f}{' *' if row.noise else ''}",
         )
     return table
 
@@ -83,8 +83,10 @@ def _footer(summary: Summary) -> RenderableType:
     ]
     for perplexity in summary.perplexities:
         lines.append(Line(f"perplexity, {perplexity.measured_on}: {wording.of_text(perplexity.text)}", style="dim"))
+    if summary.is_noisy:
+        lines.append(Line("* the machine was busy: times are not to be trusted to their last digit", style="yellow"))
     machine = summary.machine
     lines.append(
-        Line(f"{summary.engine}, {summary.dtype}, {machine.get('cpu')}, {machine.get('cores')} cores", style="dim")
+        Line(f"{summary.engine}, {summary.dtype}, {machine.get('cpu')}, {summary.threads} threads", style="dim")
     )
     return Padding(Group(*lines), (0, 1, 1, 1))

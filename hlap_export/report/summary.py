@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from hlap_export.errors import CheckFailed
+
 
 class _Result(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,7 +77,7 @@ class Check(_Result):
 class Latency(_Result):
     """Time of one step, dense against pruned, measured alternately in one process.
 
-    `speedup` is the median of the pairs' dense / pruned ratios; `low` and `high` bound it.
+    `speedup` is dense / pruned, medians; `low` and `high` are its 95 % interval; `noise` says why not to trust it.
     """
 
     phase: Literal["prefill", "decode"]
@@ -87,6 +89,7 @@ class Latency(_Result):
     speedup: float
     speedup_low: float
     speedup_high: float
+    noise: str | None
 
 
 class Summary(_Result):
@@ -98,12 +101,14 @@ class Summary(_Result):
     method: str
     engine: str
     dtype: str
+    threads: int
     layers: tuple[LayerRow, ...]
     sizes: tuple[Size, ...]
     perplexities: tuple[Perplexity, ...]
     checks: tuple[Check, ...]
     greedy_agreement: float
     latency: tuple[Latency, ...]
+    is_noisy: bool
     machine: dict[str, Any]
     versions: dict[str, str]
 
@@ -111,6 +116,21 @@ class Summary(_Result):
     def passed(self) -> bool:
         """Whether every check held."""
         return all(check.passed for check in self.checks)
+
+    def require_passed(self) -> None:
+        """Do nothing if every check held.
+
+        Raises:
+            CheckFailed: names the first that didn't.
+        """
+        for check in self.checks:
+            if not check.passed:
+                raise CheckFailed(
+                    where=f"the pruned engine, check {check.name!r}",
+                    expected=f"{check.rule} {check.bound:g}",
+                    found=f"{check.value:.3g}",
+                    fix="verify.json says where it is worst; `hlap-export verify` repeats the check alone",
+                )
 
     @property
     def pruned_layers(self) -> tuple[LayerRow, ...]:

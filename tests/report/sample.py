@@ -13,6 +13,7 @@ def sample_summary(*, logit_error: float = 2.1e-7) -> Summary:
         method="harp",
         engine="onnxruntime",
         dtype="float32",
+        threads=2,
         layers=tuple(_layer(index) for index in range(12)),
         sizes=(
             Size(name="parameters", unit="count", dense=2_410_000, pruned=2_287_000),
@@ -53,6 +54,7 @@ def sample_summary(*, logit_error: float = 2.1e-7) -> Summary:
                 speedup=1.15,
                 speedup_low=1.13,
                 speedup_high=1.18,
+                noise=None,
             ),
             Latency(
                 phase="decode",
@@ -64,8 +66,10 @@ def sample_summary(*, logit_error: float = 2.1e-7) -> Summary:
                 speedup=1.2,
                 speedup_low=1.16,
                 speedup_high=1.25,
+                noise="the ratio's interval is 12% wide (limit 10%)",
             ),
         ),
+        is_noisy=True,
         machine={"cpu": "Example CPU", "cores": 2, "memory_bytes": 2**34, "system": "Linux x86_64"},
         versions={"hlap-export": "0.1.0", "torch": "2.13.0"},
     )

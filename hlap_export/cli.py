@@ -1,0 +1,286 @@
+"""The command line: one command per verb, a thin shell over the functions of the same names.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 a check failed, 2 wrong usage or input,
+3 a backend is missing, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+import hlap_export
+from hlap_export import terminal
+from hlap_export.errors import HlapError, RecipeError
+from hlap_export.recipe import Method
+
+app = typer.Typer(
+    name="hlap-export",
+    help="Prune the high attention layers of a decoder LLM and ship it as a smaller, verified engine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="Checkpoint folder or hub id; left out, the reference model."),
+]
+OutFolder = Annotated[Path, typer.Option("--out", help="New or empty folder for the result.", show_default=False)]
+Text = Annotated[Path | None, typer.Option(help="UTF-8 text; left out, the one that ships with the reference model.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Allow a tokenizer class that the model folder brings to run.")
+]
+# Read by `main`, which sees the arguments of every command.
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hlap-export {hlap_export.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    model: Model = None,
+    *,
+    out: OutFolder,
+    recipe: Annotated[Path | None, typer.Option(help="YAML file with what differs from the defaults.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in --out: finished stages are reused.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run the whole pipeline: plan, prune, export, build, verify, bench, report."""
+    summary = hlap_export.run(
+        model, out, recipe=recipe, resume=resume, trust_remote_code=trust_remote_code, progress=terminal.progress()
+    )
+    terminal.show(summary, as_json=json)
+    summary.require_passed()
+
+
+@app.command()
+def plan(
+    model: Model = None,
+    *,
+    out: Annotated[Path, typer.Option("--out", help="The plan file to write.", show_default=False)],
+    method: Annotated[Method, typer.Option(help="harp searches each alpha; fixed takes --alpha as given.")] = "harp",
+    num_layers: Annotated[
+        int | None, typer.Option(help="How many of the last layers lose attention; left out, a quarter.")
+    ] = None,
+    alpha: Annotated[
+        list[str] | None, typer.Option(metavar="LAYER=ALPHA", help="For method fixed; repeat it for each layer.")
+    ] = None,
+    text: Text = None,
+    trust_remote_code: TrustRemoteCode = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Decide which layers lose attention, and each one's alpha."""
+    from hlap_export.hub import resolve_model
+    from hlap_export.plan import CalibrationOptions
+
+    with terminal.progress().stage("plan") as step:
+        made = hlap_export.plan(
+            resolve_model(model),
+            method=method,
+            num_layers=num_layers,
+            alphas=parse_alphas(alpha or []),
+            calibration=CalibrationOptions(text=text, trust_remote_code=trust_remote_code),
+            on_progress=step,
+        )
+    made.save(out)
+    terminal.show(hlap_export.inspect(out), as_json=json)
+
+
+@app.command()
+def prune(
+    model: Model = None,
+    *,
+    plan: Annotated[Path, typer.Option("--plan", help="The plan file.", show_default=False)],
+    out: OutFolder,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Apply a plan: write a Hugging Face checkpoint, alphas folded into the weights."""
+    from hlap_export.hub import resolve_model
+    from hlap_export.plan.pruning_plan import load_plan
+
+    with terminal.progress().stage("prune") as step:
+        hlap_export.prune(resolve_model(model), load_plan(plan), out, on_progress=step)
+    terminal.show(hlap_export.inspect(out), as_json=json)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, dense or pruned.")],
+    *,
+    out: OutFolder,
+    flavour: Annotated[str, typer.Option(help="portable: plain ONNX operators.")] = "portable",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a checkpoint as ONNX, with a KV cache only where attention is left."""
+    with terminal.progress().stage("export"):
+        hlap_export.export(checkpoint, out, flavour=flavour, dtype=dtype)
+    terminal.show(hlap_export.inspect(out), as_json=json)
+
+
+@app.command()
+def build(
+    export_dir: Annotated[Path, typer.Argument(help="What `export` wrote.")],
+    *,
+    out: OutFolder,
+    engine: Annotated[str, typer.Option(help="`hlap-export doctor` lists what works here.")] = "onnxruntime",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compile an export into an engine."""
+    with terminal.progress().stage("build"):
+        hlap_export.build(export_dir, out, engine=engine)
+    terminal.show(hlap_export.inspect(out), as_json=json)
+
+
+@app.command()
+def verify(
+    candidate: Annotated[Path, typer.Argument(help="The engine to check.")],
+    *,
+    reference: Annotated[Path, typer.Option(help="The checkpoint that it was made from.", show_default=False)],
+    baseline: Annotated[Path | None, typer.Option(help="The dense engine, to compare perplexity with.")] = None,
+    text: Text = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check that an engine computes what its checkpoint means; exit code 1 if it doesn't."""
+    from hlap_export import reference_model
+
+    with terminal.progress().stage("verify") as step:
+        report = hlap_export.verify(
+            candidate,
+            reference,
+            text=text or reference_model.evaluation_text(),
+            baseline=baseline,
+            on_progress=step,
+        )
+    terminal.show(report, as_json=json)
+    report.require_passed()
+
+
+@app.command()
+def bench(
+    candidate: Annotated[Path, typer.Argument(help="The engine to time.")],
+    *,
+    baseline: Annotated[Path, typer.Option(help="The dense engine.", show_default=False)],
+    prompt_length: Annotated[list[int] | None, typer.Option(help="Tokens of a prefill; repeatable.")] = None,
+    context_length: Annotated[list[int] | None, typer.Option(help="Tokens in the cache; repeatable.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time an engine against the dense one, alternating in one process."""
+    from hlap_export.recipe import BenchSection
+
+    lengths = BenchSection()
+    with terminal.progress().stage("bench") as step:
+        report = hlap_export.bench(
+            candidate,
+            baseline,
+            prompt_lengths=tuple(prompt_length or lengths.prompt_lengths),
+            context_lengths=tuple(context_length or lengths.context_lengths),
+            on_progress=step,
+        )
+    terminal.show(report, as_json=json)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A checkpoint, plan, export, engine or run.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what an artefact is, layer by layer."""
+    terminal.show(hlap_export.inspect(path), as_json=json)
+
+
+@app.command()
+def doctor(json: Json = False, debug: Debug = False) -> None:
+    """Say which engines can build and run here, and why the others can't."""
+    terminal.show(hlap_export.doctor(), as_json=json)
+
+
+def parse_alphas(pairs: Sequence[str]) -> dict[int, float] | None:
+    """`["8=0.2", "9=0.7"]` as `{8: 0.2, 9: 0.7}`; None for no pairs.
+
+    Raises:
+        RecipeError: not LAYER=ALPHA, or a layer twice.
+    """
+    alphas: dict[int, float] = {}
+    for pair in pairs:
+        layer, _, alpha = pair.partition("=")
+        try:
+            index, value = int(layer), float(alpha)
+        except ValueError as error:
+            raise RecipeError(
+                where=f"--alpha {pair}",
+                expected="LAYER=ALPHA, two numbers",
+                found=repr(pair),
+                fix="write it like --alpha 8=0.2; layers count from 0 at the embedding",
+            ) from error
+        if index in alphas:
+            raise RecipeError(
+                where=f"--alpha {pair}",
+                expected="one alpha for each layer",
+                found=f"layer {index} twice",
+                fix="leave one of them out",
+            )
+        alphas[index] = value
+    return alphas or None
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    show_traceback = "--debug" in given
+    try:
+        app(args=given, prog_name="hlap-export")
+    except SystemExit as leaving:
+        if leaving.code == 130:
+            terminal.print_error("interrupted: finished stages are kept, `run --resume` goes on from there")
+        raise
+    except Exception as error:
+        if show_traceback:
+            raise
+        terminal.print_error(_paragraph(error))
+        sys.exit(error.exit_code if isinstance(error, HlapError) else 1)
+    sys.exit(0)
+
+
+def _paragraph(error: Exception) -> str:
+    """What went wrong, for a person."""
+    if isinstance(error, HlapError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory. Fix: close other programs, or take a smaller model, dtype or length"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}. Fix: check the path, its permissions and the disk's free space"
+    return f"{type(error).__name__}: {error}. This is a bug, or a case nobody thought of: run with --debug to see where"
+
+
+if __name__ == "__main__":
+    main()

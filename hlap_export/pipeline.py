@@ -1,0 +1,173 @@
+"""The whole story: plan, prune, export, build, verify, bench, report.
+
+A run's folder:
+
+    recipe.yaml             what was asked, defaults included
+    plan.json               which layers lose attention, each one's alpha, and why
+    checkpoint/             the pruned Hugging Face checkpoint
+    onnx/{dense,pruned}/    both models as ONNX: the baseline goes the same way as what is compared with it
+    engine/{dense,pruned}/  both as engines
+    verify.json             is the pruned engine right, and how well does it predict text?
+    bench.json              is it faster, and smaller in memory?
+    summary.json report.md  all of it, for a machine and for a person
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hlap_export import reference_model
+from hlap_export.artifacts import write_text_whole
+from hlap_export.bench import BenchOptions, BenchReport, bench
+from hlap_export.checkpoint import read_layout
+from hlap_export.engines import build
+from hlap_export.engines.build import usable_backend
+from hlap_export.export import export
+from hlap_export.hub import model_name, resolve_model
+from hlap_export.plan import CalibrationOptions, PruningPlan, load_plan, plan
+from hlap_export.plan.pruning_plan import validate_plan
+from hlap_export.progress import Progress, Step
+from hlap_export.prune import prune
+from hlap_export.recipe import (
+    BenchSection,
+    ExportSection,
+    PlanSection,
+    Recipe,
+    VerifySection,
+    dump_recipe,
+    effective_recipe,
+)
+from hlap_export.report.compose import Folders, summarise
+from hlap_export.report.markdown import markdown_report
+from hlap_export.report.summary import Summary
+from hlap_export.stages import StageRunner
+from hlap_export.verify import VerifyOptions, VerifyReport, verify
+
+
+def run(
+    model: str | Path | None,
+    out: Path,
+    *,
+    recipe: Recipe | Path | None = None,
+    resume: bool = False,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> Summary:
+    """Turn a checkpoint into a verified, timed engine, and say what was gained and lost.
+
+    Args:
+        model: checkpoint folder or hub id; None takes the recipe's, or else the reference model.
+        out: a new or empty folder, or with `resume` that of an earlier run.
+        recipe: what differs from the defaults, or the YAML file that says so.
+        resume: reuse the finished stages that this very request would make again.
+        trust_remote_code: whether a tokenizer class that the model folder brings along may be executed.
+        progress: where to tell what is going on; None for silence.
+
+    Returns:
+        The summary. Failed checks don't raise here: `summary.require_passed()` does.
+
+    Raises:
+        HlapError: bad input, a missing backend, or an output that can't be written.
+    """
+    asked = effective_recipe(recipe, model)
+    dense = resolve_model(asked.model)
+    usable_backend(asked.engine)
+    stages = StageRunner(out, resume=resume, progress=progress or Progress(quiet=True))
+    write_text_whole(out / "recipe.yaml", dump_recipe(asked))
+
+    planned = _plan(stages, dense, asked.plan, trust_remote_code)
+    pruned = _prune(stages, dense, planned)
+    checkpoints = {"dense": dense, "pruned": pruned}
+    graphs = {name: _export(stages, name, checkpoint, asked.export) for name, checkpoint in checkpoints.items()}
+    engines = {name: _build(stages, name, graph, asked.engine) for name, graph in graphs.items()}
+    verified = _verify(stages, engines, pruned, asked.verify)
+    timed = _bench(stages, engines, asked.bench)
+
+    folders = Folders(checkpoints=checkpoints, graphs=graphs, engines=engines)
+    summary = summarise(model_name(asked.model), folders, planned, verified, timed)
+    write_text_whole(out / "summary.json", summary.model_dump_json(indent=2) + "\n")
+    write_text_whole(out / "report.md", markdown_report(summary))
+    return summary
+
+
+def _plan(stages: StageRunner, dense: Path, asked: PlanSection, trust_remote_code: bool) -> PruningPlan:
+    calibration = CalibrationOptions(
+        text=asked.text or reference_model.calibration_text(),
+        windows=asked.windows,
+        window_length=asked.window_length,
+        trust_remote_code=trust_remote_code,
+    )
+
+    def make(step: Step) -> PruningPlan:
+        if asked.file is not None:
+            given = load_plan(asked.file)
+            validate_plan(given, read_layout(dense))
+            return given
+        return plan(
+            dense,
+            method=asked.method,
+            num_layers=asked.num_layers,
+            alphas=asked.alphas,
+            calibration=calibration,
+            on_progress=step,
+        )
+
+    return stages.document(
+        "plan.json",
+        PruningPlan,
+        make=make,
+        inputs={"model": dense, "text": calibration.text, "file": asked.file},
+        parameters=asked.model_dump(mode="json", exclude={"text", "file"}),
+    )
+
+
+def _prune(stages: StageRunner, dense: Path, planned: PruningPlan) -> Path:
+    return stages.folder(
+        "checkpoint",
+        make=lambda out, step: prune(dense, planned, out, on_progress=step),
+        inputs={"model": dense},
+        parameters={"plan": planned.model_dump(mode="json")},
+    )
+
+
+def _export(stages: StageRunner, name: str, checkpoint: Path, asked: ExportSection) -> Path:
+    return stages.folder(
+        f"onnx/{name}",
+        make=lambda out, step: export(checkpoint, out, flavour=asked.flavour, dtype=asked.dtype),
+        inputs={"checkpoint": checkpoint},
+        parameters=asked.model_dump(mode="json"),
+    )
+
+
+def _build(stages: StageRunner, name: str, graph: Path, engine: str) -> Path:
+    return stages.folder(
+        f"engine/{name}",
+        make=lambda out, step: build(graph, out, engine=engine),
+        inputs={"onnx": graph},
+        parameters={"engine": engine},
+    )
+
+
+def _verify(stages: StageRunner, engines: dict[str, Path], pruned: Path, asked: VerifySection) -> VerifyReport:
+    text = asked.text or reference_model.evaluation_text()
+    options = VerifyOptions(windows=asked.windows, window_length=asked.window_length)
+    return stages.document(
+        "verify.json",
+        VerifyReport,
+        make=lambda step: verify(
+            engines["pruned"], pruned, text=text, baseline=engines["dense"], options=options, on_progress=step
+        ),
+        inputs={**engines, "checkpoint": pruned, "text": text},
+        parameters=asked.model_dump(mode="json", exclude={"text"}),
+    )
+
+
+def _bench(stages: StageRunner, engines: dict[str, Path], asked: BenchSection) -> BenchReport:
+    options = BenchOptions(**asked.model_dump())
+    return stages.document(
+        "bench.json",
+        BenchReport,
+        make=lambda step: bench(engines["pruned"], engines["dense"], options=options, on_progress=step),
+        inputs={**engines},
+        parameters=asked.model_dump(mode="json"),
+    )

@@ -1,0 +1,142 @@
+"""What the command line prints: results on stdout, errors on stderr."""
+
+from __future__ import annotations
+
+import sys
+from functools import singledispatch
+
+from pydantic import BaseModel
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from hlap_export.doctor import Diagnosis
+from hlap_export.inspection import Inspection
+from hlap_export.progress import Progress
+from hlap_export.report import wording
+from hlap_export.report.screen import render_summary
+from hlap_export.report.summary import Summary
+
+WIDTH_WITHOUT_TERMINAL = 100
+
+
+def progress() -> Progress:
+    """Progress on stderr."""
+    return Progress()
+
+
+def show(result: BaseModel, *, as_json: bool) -> None:
+    """Print a result on stdout: a table for a person, JSON for a machine."""
+    if as_json:
+        sys.stdout.write(result.model_dump_json(indent=2) + "\n")
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH_WITHOUT_TERMINAL
+    console.print(render(result))
+
+
+def print_error(paragraph: str) -> None:
+    """One paragraph on stderr; in a terminal it is wrapped at words."""
+    console = Console(stderr=True, highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), paragraph), soft_wrap=not console.is_terminal)
+
+
+@singledispatch
+def render(result: BaseModel) -> RenderableType:
+    """A result as something that rich prints."""
+    raise NotImplementedError(type(result).__name__)
+
+
+@render.register
+def _(result: Summary) -> RenderableType:
+    return render_summary(result)
+
+
+@render.register
+def _(result: Diagnosis) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1))
+    for column in ("engine", "version", "build", "run", "why"):
+        table.add_column(column, no_wrap=column != "why")
+    for engine in result.engines:
+        table.add_row(
+            engine.engine,
+            engine.version or "–",
+            _mark(engine.can_build),
+            _mark(engine.can_run),
+            Text(engine.reason, style="" if engine.can_run else "dim"),
+        )
+    machine = result.machine
+    free = "unknown" if result.memory_free_bytes is None else wording.in_bytes(result.memory_free_bytes)
+    lines = (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}",
+        f"memory {wording.in_bytes(machine['memory_bytes'])}, {free} free",
+        f"disk {wording.in_bytes(result.disk_free_bytes)} free here",
+        result.nvidia_reason,
+        ", ".join(f"{name} {version}" for name, version in result.versions.items()),
+    )
+    return Group(table, Padding(Text("\n".join(lines), style="dim"), (0, 1, 1, 2)))
+
+
+@render.register
+def _(result: Inspection) -> RenderableType:
+    if result.summary is not None:
+        return render_summary(result.summary)
+    heading = Text.assemble((result.kind, "bold"), f" of family {result.family}   ", (result.path, "dim"))
+    strip = Text.assemble(
+        (wording.layer_strip(result.layers), "cyan"), "   ", (wording.layer_legend(result.layers), "dim")
+    )
+    parts: list[RenderableType] = [heading, Text(), strip]
+    if changes := wording.layer_changes(result.layers):
+        parts.append(Text("   ".join(changes)))
+    return Padding(Group(*parts, _layer_table(result), _facts(result)), (1, 1, 1, 1))
+
+
+def _layer_table(result: Inspection) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1), pad_edge=False)
+    for column in ("layer", "attention", "query heads", "KV heads", "alpha"):
+        table.add_column(column, justify="left" if column == "attention" else "right")
+    for row in result.layers:
+        alpha = "" if row.alpha is None else f"{row.alpha:g}"
+        cached = str(row.num_kv_heads) if row.attention == "full" else f"{row.num_kv_heads} (no cache)"
+        table.add_row(
+            str(row.layer),
+            row.attention.replace("_", " "),
+            str(row.num_heads),
+            cached,
+            alpha,
+            style=None if row.is_pruned else "dim",
+        )
+    return table
+
+
+def _facts(result: Inspection) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in {**result.facts, **result.parameters}.items():
+        table.add_row(*_named_fact(name, value))
+    for name, digest in result.made_from.items():
+        table.add_row(f"made from {name}", f"sha256 {digest[:16]}…")
+    if result.is_intact is not None:
+        intact = "as written" if result.is_intact else Text("changed since it was written", style="bold red")
+        table.add_row("files", intact)
+    if result.versions:
+        table.add_row("made with", ", ".join(f"{name} {version}" for name, version in result.versions.items()))
+    return table
+
+
+def _named_fact(name: str, value: object) -> tuple[str, str]:
+    """A fact with its unit taken from its name: ("kv_bytes_per_token", 3072) -> ("kv per token", "3.00 KiB")."""
+    label = name.replace("num_", "").replace("_bytes", "").replace("bytes_", "").replace("_", " ")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return label, str(value)
+    if "bytes" in name:
+        return label.replace("kv", "KV cache"), wording.in_bytes(value)
+    return label, wording.in_numbers(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _mark(works: bool) -> Text:
+    return Text("yes", style="green") if works else Text("no", style="red")
