@@ -1,0 +1,170 @@
+"""Bench an engine against the dense one: latency at each length, peak memory, sizes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from hlap_export.artifacts import machine_facts, package_versions, read_manifest
+from hlap_export.bench.latency import Protocol, Step, latency_row, time_pairs
+from hlap_export.bench.memory import measure_memory
+from hlap_export.bench.report import AdjustedLength, BenchReport, LatencyRow
+from hlap_export.bench.steps import BATCH, decode_step, prefill_step
+from hlap_export.checkpoint import read_layout
+from hlap_export.engines import Session, open_session, usable_cores
+
+Result = TypeVar("Result")
+Phase = Literal["prefill", "decode"]
+STEPS: dict[Phase, Callable[..., Step]] = {"prefill": prefill_step, "decode": decode_step}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchOptions:
+    """How it is measured.
+
+    Attributes:
+        repeats: timed pairs (candidate, baseline) for each length.
+        min_seconds_per_length: short steps get more pairs than `repeats` until so much time is spent.
+        max_seconds_per_length: no new pair begins after so long, if there are five.
+        threads: CPU threads of both engines; None takes every usable core.
+        seed: of the token ids, the cache's values and the bootstrap.
+    """
+
+    repeats: int = 20
+    min_seconds_per_length: float = 2.0
+    max_seconds_per_length: float = 10.0
+    threads: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One length to be timed."""
+
+    phase: Phase
+    num_tokens: int
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens that one step adds."""
+        return BATCH * (self.num_tokens if self.phase == "prefill" else 1)
+
+
+def bench(
+    candidate: Path,
+    baseline: Path,
+    *,
+    prompt_lengths: Sequence[int] = (64, 256),
+    context_lengths: Sequence[int] = (64, 512),
+    options: BenchOptions | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BenchReport:
+    """Time two engines alternately in this process, and measure each one's memory in a process of its own.
+
+    Args:
+        candidate: engine folder.
+        baseline: engine folder that the ratios refer to, built in the same way from the dense model.
+        prompt_lengths: tokens of a prefill; cut to the model's positions.
+        context_lengths: tokens already cached when one more is decoded; cut likewise.
+        options: how it is measured; None for the defaults.
+        on_progress: called with (steps done, steps in all).
+
+    Raises:
+        ArtefactError: not an engine folder, or it can't be loaded or run.
+    """
+    started, load_before = time.perf_counter(), _load_average()
+    options = options or BenchOptions()
+    threads = options.threads or usable_cores()
+    manifest, baseline_manifest = (read_manifest(folder, kind="engine") for folder in (candidate, baseline))
+    max_positions = min(read_layout(folder).max_positions for folder in (candidate, baseline))
+    prompts, adjusted_prompts = fit_lengths("prefill", prompt_lengths, limit=max_positions)
+    contexts, adjusted_contexts = fit_lengths("decode", context_lengths, limit=max_positions - 1)
+    cases = (*prompts, *contexts)
+    steps = _Steps(len(cases) + 2, on_progress)
+    memory_prompt = max((case.num_tokens for case in prompts), default=1)
+    # Memory first, so that no loaded engine takes the room of the one that is measured.
+    candidate_memory, baseline_memory = (
+        steps.then(measure_memory(folder, prompt_length=memory_prompt, threads=threads))
+        for folder in (candidate, baseline)
+    )
+    with open_session(candidate, threads=threads) as ours, open_session(baseline, threads=threads) as theirs:
+        provider = ours.provider
+        latency = tuple(steps.then(_time_case(case, ours, theirs, options)) for case in cases)
+    return BenchReport(
+        candidate=str(candidate),
+        candidate_digest=manifest.digest,
+        baseline=str(baseline),
+        baseline_digest=baseline_manifest.digest,
+        engine=str(manifest.parameters["engine"]),
+        provider=provider,
+        dtype=str(manifest.parameters["dtype"]),
+        baseline_dtype=str(baseline_manifest.parameters["dtype"]),
+        threads=threads,
+        batch=BATCH,
+        latency=latency,
+        adjusted_lengths=(*adjusted_prompts, *adjusted_contexts),
+        candidate_memory=candidate_memory,
+        baseline_memory=baseline_memory,
+        memory_prompt_length=memory_prompt,
+        noisy=any(row.noisy for row in latency),
+        load_average_before=load_before,
+        load_average_after=_load_average(),
+        seed=options.seed,
+        seconds=round(time.perf_counter() - started, 3),
+        machine=machine_facts(),
+        versions=package_versions(),
+    )
+
+
+class _Steps:
+    """Counts finished measurements for the progress callback."""
+
+    def __init__(self, total: int, on_progress: Callable[[int, int], None]) -> None:
+        self._done, self._total, self._on_progress = 0, total, on_progress
+
+    def then(self, result: Result) -> Result:
+        self._done += 1
+        self._on_progress(self._done, self._total)
+        return result
+
+
+def fit_lengths(
+    phase: Phase, lengths: Sequence[int], *, limit: int
+) -> tuple[tuple[Case, ...], tuple[AdjustedLength, ...]]:
+    """Cut lengths to `limit` tokens, leaving out what that repeats; say what was changed and why."""
+    used: list[int] = []
+    adjusted: list[AdjustedLength] = []
+    for length in lengths:
+        fitting = min(length, limit)
+        is_new = fitting not in used
+        if is_new:
+            used.append(fitting)
+        if fitting != length:
+            reason = f"the model has positions for {limit} tokens {'before one more' if phase == 'decode' else ''}"
+            adjusted.append(
+                AdjustedLength(phase=phase, asked=length, used=fitting if is_new else None, reason=reason.strip())
+            )
+    return tuple(Case(phase=phase, num_tokens=length) for length in used), tuple(adjusted)
+
+
+def _time_case(case: Case, candidate: Session, baseline: Session, options: BenchOptions) -> LatencyRow:
+    make = STEPS[case.phase]
+    samples = time_pairs(
+        make(candidate, case.num_tokens, seed=options.seed),
+        make(baseline, case.num_tokens, seed=options.seed),
+        Protocol(
+            repeats=options.repeats,
+            min_seconds=options.min_seconds_per_length,
+            max_seconds=options.max_seconds_per_length,
+            seed=options.seed,
+        ),
+    )
+    return latency_row(case.phase, case.num_tokens, samples, new_tokens=case.new_tokens, seed=options.seed)
+
+
+def _load_average() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
