@@ -19,7 +19,7 @@ from hlap_export.verify.parity import Parity, Reference, check_parity, make_rows
 from hlap_export.verify.perplexity import compare_losses, window_losses
 from hlap_export.verify.report import Perplexity, TokenSource, VerifyReport
 from hlap_export.verify.tolerances import tolerance_for
-from hlap_export.verify.windows import TokenText, has_tokenizer, read_tokens, spread_windows
+from hlap_export.texts import TokenText, has_tokenizer, read_tokens, spread_windows
 
 Ids = NDArray[np.int64]
 Progress = Callable[[int, int], None]
