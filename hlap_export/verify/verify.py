@@ -15,11 +15,11 @@ from hlap_export.artifacts import file_sha256, folder_digest, machine_facts, pac
 from hlap_export.checkpoint import load_model
 from hlap_export.engines import Session, open_session, require_intact
 from hlap_export.errors import ArtefactError
+from hlap_export.texts import TokenText, has_tokenizer, read_tokens, spread_windows
 from hlap_export.verify.parity import Parity, Reference, check_parity, make_rows
 from hlap_export.verify.perplexity import compare_losses, window_losses
 from hlap_export.verify.report import Perplexity, TokenSource, VerifyReport
 from hlap_export.verify.tolerances import tolerance_for
-from hlap_export.texts import TokenText, has_tokenizer, read_tokens, spread_windows
 
 Ids = NDArray[np.int64]
 Progress = Callable[[int, int], None]

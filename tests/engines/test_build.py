@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from hlap_export.artifacts import is_intact, read_manifest
+from hlap_export.engines import backends, build, open_session
+from hlap_export.engines import ort as ort_engine
+from hlap_export.errors import ArtefactError, BackendMissing
+from tests.tiny_engines import TinyEngines, altered
+
+
+def test_an_engine_folder_is_self_contained_and_says_how_it_was_made(tiny_engines: TinyEngines) -> None:
+    engine = tiny_engines.get()
+    manifest = read_manifest(engine.folder, kind="engine")
+    assert {"model.onnx", "model.onnx.data", "config.json"} <= set(manifest.files)
+    assert is_intact(engine.folder, manifest)
+    assert manifest.parameters == {
+        "engine": "onnxruntime",
+        "flavour": "portable",
+        "dtype": "float32",
+        "provider": "CPUExecutionProvider",
+        "optimization_level": "extended",
+    }
+    assert manifest.inputs == {"onnx": read_manifest(engine.export).digest}
+    # The "mixed" plan: layer 0 keeps 2 KV groups, layer 2 keeps 1, layers 1 and 3 keep no cache.
+    assert manifest.facts["kv_layers"] == [
+        {"index": 0, "num_kv_heads": 2, "head_dim": 16},
+        {"index": 2, "num_kv_heads": 1, "head_dim": 16},
+    ]
+    assert manifest.facts["kv_bytes_per_token"] == 2 * (2 + 1) * 16 * 4
+    assert manifest.facts["build_seconds"] >= 0
+
+
+def test_operator_counts_are_those_of_the_graphs_before_and_after(tiny_engines: TinyEngines) -> None:
+    engine = tiny_engines.get()
+    facts = read_manifest(engine.folder).facts
+    for folder, recorded in ((engine.export, "op_counts_before"), (engine.folder, "op_counts")):
+        nodes = onnx.load(folder / "model.onnx", load_external_data=False).graph.node
+        assert sum(facts[recorded].values()) == len(nodes)
+    assert facts["op_counts"]["SimplifiedLayerNormalization"] > 0
+    assert "SimplifiedLayerNormalization" not in facts["op_counts_before"]
+
+
+def test_weight_bytes_are_not_doubled_by_folding(tiny_engines: TinyEngines) -> None:
+    facts = read_manifest(tiny_engines.get().folder).facts
+    assert facts["weight_bytes"] <= 1.01 * facts["weight_bytes_before"]
+
+
+def test_the_same_export_builds_to_the_same_bytes_elsewhere(tiny_engines: TinyEngines, tmp_path: Path) -> None:
+    engine = tiny_engines.get()
+    again = build(engine.export, tmp_path / "a" / "longer" / "place")
+    first = read_manifest(engine.folder)
+    assert again.files == first.files
+    assert again.key == first.key
+    graph = (tmp_path / "a" / "longer" / "place" / "model.onnx").read_bytes()
+    assert str(tmp_path).encode() not in graph
+    assert str(engine.export).encode() not in graph
+
+
+def test_an_unknown_engine_names_those_that_exist(tiny_engines: TinyEngines, tmp_path: Path) -> None:
+    with pytest.raises(BackendMissing, match=r"'tensorrt'.*onnxruntime") as error:
+        build(tiny_engines.get().export, tmp_path / "out", engine="tensorrt")
+    assert error.value.exit_code == 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_onnxruntime_says_how_to_install_it(
+    tiny_engines: TinyEngines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tiny_engines.get()
+
+    def missing(name: str, *rest: Any) -> Any:
+        if name == "onnxruntime":
+            raise ModuleNotFoundError("No module named 'onnxruntime'")
+        return importlib.import_module(name, *rest)
+
+    monkeypatch.setattr(ort_engine.importlib, "import_module", missing)
+    with pytest.raises(BackendMissing, match=r"pip install 'hlap-export\[cpu\]'"):
+        build(engine.export, tmp_path / "out")
+    with pytest.raises(BackendMissing, match="engines that work here: none"):
+        open_session(engine.folder)
+
+
+def test_an_export_that_was_changed_since_is_refused(tiny_engines: TinyEngines, tmp_path: Path) -> None:
+    changed = altered(tiny_engines.get().export, tmp_path / "export", lambda folder: None)
+    with (changed / "model.onnx.data").open("r+b") as data:
+        data.write(b"\xff")
+    with pytest.raises(ArtefactError, match="different bytes"):
+        build(changed, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_truncated_weights_are_an_error_and_leave_nothing_behind(tiny_engines: TinyEngines, tmp_path: Path) -> None:
+    def truncate(folder: Path) -> None:
+        data = folder / "model.onnx.data"
+        data.write_bytes(data.read_bytes()[:100])
+
+    broken = altered(tiny_engines.get().export, tmp_path / "export", truncate)
+    with pytest.raises(ArtefactError, match=r"model\.onnx: expected a graph that ONNX Runtime"):
+        build(broken, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_a_folder_that_is_no_engine_is_refused(tiny_engines: TinyEngines) -> None:
+    with pytest.raises(ArtefactError, match="kind 'engine', found kind 'onnx'"):
+        open_session(tiny_engines.get().export)
+
+
+def test_every_backend_answers_whether_it_can_run() -> None:
+    assert backends()["onnxruntime"].why_unavailable() is None
+    assert all(name == backend.name for name, backend in backends().items())
