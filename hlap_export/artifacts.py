@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -187,7 +187,7 @@ def folder_digest(folder: Path) -> str:
 
 
 @contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
+def written_whole(out: Path) -> Generator[Path]:
     """A folder to write into that becomes `out` by one rename when the block ends well.
 
     On any error, a kill included, `out` doesn't exist; leftovers of an earlier kill are removed first.

@@ -55,13 +55,13 @@ class ExportError(HlapError):
     """The model can't be expressed in the requested flavour or dtype."""
 
 
-class CheckFailed(HlapError):
+class CheckFailed(HlapError):  # noqa: N818 - an outcome of a run, told as such
     """A parity or quality check ran and failed: exit code 1."""
 
     exit_code = 1
 
 
-class BackendMissing(HlapError):
+class BackendMissing(HlapError):  # noqa: N818 - likewise
     """The engine asked for isn't installed or can't run on this machine: exit code 3."""
 
     exit_code = 3

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+
 from hlap_export.plan.pruning_plan import KeepHeads, PruningPlan, Skip, ValueOnly
 
 

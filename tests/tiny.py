@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+
 from hlap_export.families import FAMILIES
 
 NUM_LAYERS = 4

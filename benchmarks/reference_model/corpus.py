@@ -79,8 +79,7 @@ def library_files(library: Path) -> dict[str, Path]:
     return {
         f"lib:{path.relative_to(library).as_posix()}": path
         for path in sorted(library.rglob("*.py"))
-        if not EXCLUDED_FOLDERS & set(path.relative_to(library).parts)
-        and not path.name.startswith(EXCLUDED_NAMES)
+        if not EXCLUDED_FOLDERS & set(path.relative_to(library).parts) and not path.name.startswith(EXCLUDED_NAMES)
     }
 
 
@@ -112,8 +111,7 @@ def build_corpus(library: Path, docs: Path) -> tuple[list[str], dict[str, str]]:
         raise SystemExit(f"held-out files not found: {', '.join(missing)} (library {library}, docs {docs})")
     training = [text for key, path in files.items() if key not in withheld and (text := read_text(path))]
     held_out = {
-        name: "\n".join(text for key in keys if (text := read_text(files[key])))
-        for name, keys in HELD_OUT.items()
+        name: "\n".join(text for key in keys if (text := read_text(files[key]))) for name, keys in HELD_OUT.items()
     }
     if (size := sum(len(text.encode()) for text in held_out.values())) > HELD_OUT_LIMIT_BYTES:
         raise SystemExit(f"held-out texts are {size} bytes, over {HELD_OUT_LIMIT_BYTES}")

@@ -127,9 +127,7 @@ def loss_nats(model: torch.nn.Module, batch: torch.Tensor, dtype: torch.dtype = 
 def held_out_loss(model: torch.nn.Module, stream: torch.Tensor, window: int) -> float:
     """Mean loss over all disjoint windows of a held-out stream, in float32."""
     windows = stream.unfold(0, window + 1, window)
-    total = sum(
-        float(loss_nats(model, batch, torch.float32)) * len(batch) for batch in windows.split(16)
-    )
+    total = sum(float(loss_nats(model, batch, torch.float32)) * len(batch) for batch in windows.split(16))
     return total / len(windows)
 
 
@@ -209,10 +207,8 @@ def main() -> None:
             if done % 25 == 0 or evaluate:
                 window = schedule.window(step)
                 evaluation = held_out_loss(model, held_out["evaluation"], window) if evaluate else None
-                curve.writerow(
-                    [done, done * BATCH_TOKENS, window, f"{schedule.scale(step):.4f}", f"{loss.item():.4f}"]
-                    + ["" if evaluation is None else f"{evaluation:.4f}"]
-                )
+                row = [done, done * BATCH_TOKENS, window, f"{schedule.scale(step):.4f}", f"{loss.item():.4f}"]
+                curve.writerow([*row, "" if evaluation is None else f"{evaluation:.4f}"])
                 file.flush()
                 rate = (done - first_step) * BATCH_TOKENS / (time.perf_counter() - started)
                 print(f"{done:5d} loss {loss.item():.3f} eval {evaluation} {rate:,.0f} tokens/s", flush=True)

@@ -35,7 +35,12 @@ class LayerAttention:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelLayout:
-    """Dimensions of a decoder; `num_heads` and `num_kv_heads` are the dense model's, the layers' own may be fewer."""
+    """Dimensions of a decoder; `num_heads` and `num_kv_heads` are the dense model's, the layers' own may be fewer.
+
+    Attributes:
+        layer_types: each layer's kind of attention ("full_attention", "sliding_attention"), None where the family
+            has but one kind.
+    """
 
     family: Family
     num_layers: int
@@ -48,6 +53,7 @@ class ModelLayout:
     max_positions: int
     sliding_window: int | None
     tied_embeddings: bool
+    layer_types: tuple[str, ...] | None
     biases: Biases
     layers: tuple[LayerAttention, ...]
 
@@ -132,6 +138,7 @@ def layout_of(config: Mapping[str, Any], where: str = "config.json") -> ModelLay
         max_positions=full.max_position_embeddings,
         sliding_window=getattr(full, "sliding_window", None),
         tied_embeddings=bool(full.tie_word_embeddings),
+        layer_types=tuple(full.layer_types) if getattr(full, "layer_types", None) else None,
         biases=family.biases(config),
         layers=_layers(config, full.num_hidden_layers, num_heads, num_kv_heads),
     )
@@ -139,7 +146,8 @@ def layout_of(config: Mapping[str, Any], where: str = "config.json") -> ModelLay
 
 def _refuse_foreign_code(family: Family, config: Mapping[str, Any], where: str) -> None:
     """Refuse a model that names its own modeling code: the stock class in its place would be silently wrong."""
-    code = {name: place for name, place in (config.get("auto_map") or {}).items() if name.startswith("AutoModel")}
+    auto_map = cast(dict[str, str], config.get("auto_map") or {})
+    code = {name: place for name, place in auto_map.items() if name.startswith("AutoModel")}
     if code and config["model_type"] != family.pruned_model_type:
         raise CheckpointError(
             where=where,

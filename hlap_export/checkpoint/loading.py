@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hlap_export.checkpoint import remote_code
 from hlap_export.checkpoint.layout import read_config, read_layout
@@ -96,7 +96,8 @@ def load_tokenizer(model: Path, *, trust_remote_code: bool = False) -> PreTraine
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=trust_remote_code)
+        tokenizer = cast(Any, AutoTokenizer)  # its stubs leave the return type open
+        return tokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:  # missing and damaged tokenizers raise half a dozen unrelated types
         raise CheckpointError(
             where=str(model),

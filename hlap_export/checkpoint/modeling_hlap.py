@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
@@ -32,7 +32,7 @@ class PerLayerConfig(PreTrainedConfig):
 class ValueOnlyAttention(nn.Module):
     """`o_proj(v_proj(x))`: [B, T, hidden] -> [B, T, num_key_value_heads * head_dim] -> [B, T, hidden]."""
 
-    def __init__(self, config: PreTrainedConfig, head_dim: int) -> None:
+    def __init__(self, config: Any, head_dim: int) -> None:
         super().__init__()
         value_size = config.num_key_value_heads * head_dim
         self.v_proj = nn.Linear(config.hidden_size, value_size, bias=False)
@@ -45,7 +45,7 @@ class ValueOnlyAttention(nn.Module):
 class AttentionFreeLayer(GradientCheckpointingLayer):
     """The MLP half of a stock decoder layer: `x + norm?(mlp(norm(x)))`."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         self.mlp = layer.mlp
         if hasattr(layer, "pre_feedforward_layernorm"):  # Gemma-2: a norm on each side of the MLP
@@ -62,13 +62,15 @@ class AttentionFreeLayer(GradientCheckpointingLayer):
         return hidden_states + update
 
 
-class PerLayerForCausalLM:
+class PerLayerForCausalLM(PreTrainedModel):
     """Mixed in before a stock `...ForCausalLM`: rebuilds the layers that `per_layer_config` says are different."""
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    model: Any
+
+    def __init__(self, config: Any) -> None:
         overrides = config.to_dict().get("per_layer_config")
         config.per_layer_config = None
-        super().__init__(config)  # the dense model, whose layers share one shape
+        super().__init__(config)  # pyright: ignore[reportUnknownMemberType]  # the dense model, whose layers share one shape
         config.per_layer_config = overrides
         for index, layer_config in enumerate(config.per_layer_config):
             layer = self.model.layers[index]

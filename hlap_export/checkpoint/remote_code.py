@@ -12,7 +12,7 @@ from hlap_export.families import Family
 
 MODELING_FILE = "modeling_hlap.py"
 
-_FAMILY_CLASSES = '''
+_FAMILY_CLASSES = """
 
 @strict
 class Hlap{config_class}(PerLayerConfig, {config_class}):
@@ -21,14 +21,14 @@ class Hlap{config_class}(PerLayerConfig, {config_class}):
 
 class Hlap{model_class}(PerLayerForCausalLM, {model_class}):
     config_class = Hlap{config_class}
-'''
+"""
 
 
 def source(family: Family) -> str:
     """The complete `modeling_hlap.py` that a pruned checkpoint of this family carries."""
     shared = Path(__file__).with_name(MODELING_FILE).read_text(encoding="utf-8")
-    names = ", ".join(sorted(("PreTrainedConfig", family.config_class, family.model_class)))
-    imports = "from transformers import PreTrainedConfig\n"
+    names = ", ".join(sorted(("PreTrainedConfig", "PreTrainedModel", family.config_class, family.model_class)))
+    imports = "from transformers import PreTrainedConfig, PreTrainedModel\n"
     assert imports in shared
     own = f"from huggingface_hub.dataclasses import strict\nfrom transformers import {names}\n"
     return shared.replace(imports, own) + _FAMILY_CLASSES.format(

@@ -2,6 +2,4 @@
 
 from hlap_export.families.spec import Family
 
-QWEN3 = Family(
-    model_type="qwen3", config_class="Qwen3Config", model_class="Qwen3ForCausalLM", query_key_norms=True
-)
+QWEN3 = Family(model_type="qwen3", config_class="Qwen3Config", model_class="Qwen3ForCausalLM", query_key_norms=True)

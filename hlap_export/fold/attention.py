@@ -17,6 +17,8 @@ def sum_over_groups(w_o_DHE: torch.Tensor, num_heads: int, num_kv_heads: int) ->
 
     Args:
         w_o_DHE: o_proj weight, [D, H*E].
+        num_heads: H.
+        num_kv_heads: K.
 
     Returns:
         [D, K*E], float64.

@@ -81,8 +81,12 @@ def _value_only(alpha: float, layout: ModelLayout, index: int) -> LayerEdits:
         return scale * sum_over_groups(read(w_o), layout.num_heads, layout.num_kv_heads)
 
     def output_bias(read: Read) -> torch.Tensor:
-        bias = scale * read(b_o).double() if layout.biases.output else 0.0
-        return bias + (value_bias_after_output(output_weight(read), read(b_v)) if layout.biases.qkv else 0.0)
+        parts: list[torch.Tensor] = []
+        if layout.biases.output:
+            parts.append(scale * read(b_o).double())
+        if layout.biases.qkv:
+            parts.append(value_bias_after_output(output_weight(read), read(b_v)))
+        return torch.stack(parts).sum(dim=0)
 
     edits: dict[str, Edit] = {w_o: output_weight}
     if layout.biases.qkv or layout.biases.output:

@@ -64,7 +64,8 @@ class UpperLayers:
         hidden, targets = self._model.model.norm(h_NTD).flatten(0, 1), targets_NT.flatten()
         chunk = max(1, LOGITS_AT_ONCE // self._model.config.vocab_size)
         total = torch.zeros((), dtype=torch.float64)
-        for h_CD, target_C in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+        for start in range(0, len(targets), chunk):
+            h_CD, target_C = hidden[start : start + chunk], targets[start : start + chunk]
             logits_CV = self._model.lm_head(h_CD)
             if self._softcap is not None:
                 logits_CV = torch.tanh(logits_CV / self._softcap) * self._softcap
@@ -86,18 +87,13 @@ def calibrate(
         on_window: called after each window.
     """
     layers = model.model.layers
+    # The final norm's input stands at index L, one past the last layer.
     captured: dict[int, list[torch.Tensor]] = {index: [] for index in range(first_layer, len(layers) + 1)}
     hooks = [
-        layers[index].register_forward_pre_hook(
-            lambda module, arguments, keep=captured[index]: keep.append(arguments[0])
-        )
-        for index in range(first_layer, len(layers))
+        module.register_forward_pre_hook(_keep_input(captured[index]))
+        for index, module in enumerate([*layers, model.model.norm])
+        if index in captured
     ]
-    hooks.append(
-        model.model.norm.register_forward_pre_hook(
-            lambda module, arguments, keep=captured[len(layers)]: keep.append(arguments[0])
-        )
-    )
     try:
         for window in windows_NT:
             model.model(input_ids=window[None, :-1], use_cache=False)
@@ -112,3 +108,12 @@ def calibrate(
         perplexity=upper.perplexity(inputs.pop(len(layers)), targets),
         layer_inputs=inputs,
     )
+
+
+def _keep_input(kept: list[torch.Tensor]) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
+    """A forward pre-hook that keeps the module's first positional input."""
+
+    def hook(module: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+        kept.append(arguments[0])
+
+    return hook

@@ -96,7 +96,7 @@ def _search(
     return search_harp(
         load_model(model, dtype=torch.float32),
         layout,
-        torch.from_numpy(windows),
+        torch.tensor(windows),
         text=TextWindows(
             name=path.name, sha256=text.sha256, num_windows=options.windows, window_length=options.window_length
         ),

@@ -9,14 +9,13 @@ from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.plan.pruning_plan import AttentionPlan, KeepHeads, PruningPlan, Skip, ValueOnly
 
 
-def pruned_config(dense: dict[str, Any], plan: PruningPlan, layout: ModelLayout, layer_types: list[str] | None):
+def pruned_config(dense: dict[str, Any], plan: PruningPlan, layout: ModelLayout) -> dict[str, Any]:
     """The dense config with the layers' differences written in transformers' `per_layer_config` format.
 
     Args:
         dense: the dense checkpoint's config.json.
         plan: a plan validated against it.
         layout: the dense layout.
-        layer_types: the dense model's attention type of each layer, None for families that have but one.
     """
     family = layout.family
     overrides = {index: _override(attention, layout) for index, attention in enumerate(plan.attention)}
@@ -32,8 +31,8 @@ def pruned_config(dense: dict[str, Any], plan: PruningPlan, layout: ModelLayout,
         "value_only_output_bias": layout.biases.qkv or layout.biases.output,
         "per_layer_config": {str(index).zfill(digits): value for index, value in overrides.items() if value},
     }
-    if layer_types is not None:
-        config["layer_types"] = _types_of_cached_layers(layer_types, plan)
+    if layout.layer_types is not None:
+        config["layer_types"] = _types_of_cached_layers(layout.layer_types, plan)
     return config
 
 
@@ -53,7 +52,7 @@ def _override(attention: AttentionPlan, layout: ModelLayout) -> dict[str, Any]:
             return {}
 
 
-def _types_of_cached_layers(layer_types: list[str], plan: PruningPlan) -> list[str]:
+def _types_of_cached_layers(layer_types: tuple[str, ...], plan: PruningPlan) -> list[str]:
     """Give each attention-free layer the type of the attending layer below it.
 
     transformers reads the cache's length from the first layer of each type, so that layer must keep a cache; what

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -98,7 +98,8 @@ class TensorReader:
         self._records = tensors.by_name
 
     def __call__(self, name: str) -> torch.Tensor:
-        with safe_open(self._folder / self._records[name].shard, framework="pt") as shard:
+        opened = cast(Any, safe_open(self._folder / self._records[name].shard, framework="pt"))
+        with opened as shard:
             return shard.get_tensor(name)
 
     def meta(self, name: str) -> torch.Tensor:

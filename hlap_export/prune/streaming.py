@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -69,22 +68,17 @@ def prune(model: Path, plan: PruningPlan, out: Path, *, on_progress: Progress | 
 def copy_companions(model: Path, out: Path) -> None:
     """Copy what belongs to a model besides weights and config: tokenizer, generation config, licence."""
     for path in sorted(model.iterdir()):
-        if path.is_file() and path.suffix not in NOT_COPIED and path.name not in NOT_COPIED_NAMES:
-            if not (out / path.name).exists():
-                shutil.copyfile(path, out / path.name)
+        is_companion = path.is_file() and path.suffix not in NOT_COPIED and path.name not in NOT_COPIED_NAMES
+        if is_companion and not (out / path.name).exists():
+            shutil.copyfile(path, out / path.name)
 
 
 def _write_config(model: Path, plan: PruningPlan, layout: ModelLayout, out: Path) -> None:
-    from transformers import AutoConfig
-
-    layer_types = getattr(AutoConfig.from_pretrained(model, local_files_only=True), "layer_types", None)
-    config = pruned_config(read_config(model), plan, layout, layer_types)
+    config = pruned_config(read_config(model), plan, layout)
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_shards(
-    tensors: CheckpointTensors, edits: tuple[LayerEdits, ...], out: Path, progress: Progress
-) -> None:
+def _write_shards(tensors: CheckpointTensors, edits: tuple[LayerEdits, ...], out: Path, progress: Progress) -> None:
     reader = TensorReader(tensors)
     weight_map: dict[str, str] = {}
     total = sum(record.size_bytes for record in tensors.by_name.values())

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from hlap_export.checkpoint import check_weights, load_model, load_tokenizer, read_layout
 from hlap_export.checkpoint.tensors import open_tensors
 from hlap_export.errors import CheckpointError
@@ -52,7 +53,8 @@ def test_pruned_checkpoints_generate_where_only_torch_and_transformers_are(model
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["cached"] == found["plain"] and len(found["cached"][0]) == 20
+    assert found["cached"] == found["plain"]
+    assert len(found["cached"][0]) == 20
     with torch.no_grad():
         own = load_model(tmp_path / "pruned", dtype=torch.float32)(input_ids=torch.arange(1, 9)[None]).logits[0, -1]
     assert found["logits"] == pytest.approx(own.tolist(), abs=1e-5)
@@ -87,7 +89,7 @@ def test_a_model_with_its_own_modeling_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nowhere: expected a Hugging Face checkpoint.*no such folder"):
+    with pytest.raises(CheckpointError, match=r"nowhere: expected a Hugging Face checkpoint.*no such folder"):
         read_layout(tmp_path / "nowhere")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from hlap_export.checkpoint import layout_of
 from hlap_export.families import FAMILIES
 from hlap_export.fold import layer_edits
@@ -55,7 +56,10 @@ def edited_tensors(model: Any, attention: Any) -> dict[str, torch.Tensor]:
 
 # Biases are the config's choice unless the architecture fixes them.
 FAMILY_AND_BIASES = [
-    (name, biased) for name, family in FAMILIES.items() for biased in (False, True) if not (biased and family.fixed_biases)
+    (name, biased)
+    for name, family in FAMILIES.items()
+    for biased in (False, True)
+    if not (biased and family.fixed_biases)
 ]
 
 
@@ -69,10 +73,7 @@ def test_a_folded_value_only_layer_equals_alpha_times_the_unfolded_one(model_typ
     v = attention.v_proj(x).unflatten(-1, (2, 16))
     repeated = torch.stack([v[..., head // 3, :] for head in range(6)], dim=-2).flatten(-2)
     unfolded = attention.o_proj(repeated)
-    if model_type == "gemma2":
-        unfolded = ALPHA * block.post_attention_layernorm.double()(unfolded)
-    else:
-        unfolded = ALPHA * unfolded
+    unfolded = ALPHA * unfolded
 
     tensors = edited_tensors(model, ValueOnly(alpha=ALPHA))
     assert set(tensors) >= {"self_attn.v_proj.weight", "self_attn.o_proj.weight"}

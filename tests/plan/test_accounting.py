@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from hlap_export.checkpoint import layout_of
 from hlap_export.plan.accounting import ParameterCount, count_parameters
 from hlap_export.plan.pruning_plan import plan_of_alphas

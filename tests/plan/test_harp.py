@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from hlap_export.checkpoint import layout_of
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.errors import PlanError

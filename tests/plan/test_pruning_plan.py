@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from hlap_export.checkpoint import layout_of
 from hlap_export.errors import PlanError
 from hlap_export.plan.pruning_plan import (

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from hlap_export.artifacts import is_intact, read_manifest
 from hlap_export.checkpoint import load_model, read_layout
 from hlap_export.errors import CheckpointError, OutputError, PlanError
 from hlap_export.families import FAMILIES
 from hlap_export.plan.pruning_plan import Skip, ValueOnly
 from hlap_export.prune import prune
-from safetensors import safe_open
 from tests.masked_dense import masked_logits
 from tests.plans import ATTENTION, tiny_plan
 from tests.tiny import VOCAB_SIZE, save_tiny
@@ -90,8 +91,7 @@ def test_left_padding_and_cached_decoding_equal_the_masked_dense_model(dense: Pa
 def test_bfloat16_checkpoints_keep_their_dtype_and_stay_close(tmp_path: Path) -> None:
     dense = save_tiny(tmp_path / "dense", "qwen2", dtype=torch.bfloat16)
     checkpoint = pruned(dense, "suffix", tmp_path / "out")
-    with safe_open(checkpoint / "model.safetensors", framework="pt") as file:
-        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}
+    assert {tensor.dtype for tensor in _tensors(checkpoint).values()} == {torch.bfloat16}
     plan = tiny_plan("suffix", read_layout(dense))
     reference = masked_logits(load_model(dense, dtype=torch.float32, attention="eager"), plan, IDS)
     with torch.no_grad():
@@ -104,7 +104,8 @@ def test_untouched_tensors_are_copied_byte_for_byte_and_attention_leaves_nothing
     checkpoint = pruned(dense, "suffix", tmp_path / "out")
     before, after = _tensors(dense), _tensors(checkpoint)
     changed = {name for name in after if name not in before or not torch.equal(after[name], before[name])}
-    assert changed and all(".layers.3." in name for name in changed)
+    assert changed
+    assert all(".layers.3." in name for name in changed)
     assert not any(name.startswith("model.layers.2.self_attn") for name in after)
     assert "model.layers.2.input_layernorm.weight" not in after
     assert {name for name in after if name.startswith("model.layers.3.self_attn")} == {
@@ -120,8 +121,7 @@ def test_the_index_names_every_tensors_shard(dense: Path, tmp_path: Path) -> Non
     index = json.loads((checkpoint / "model.safetensors.index.json").read_text())
     held = {}
     for shard in sorted(checkpoint.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            held |= dict.fromkeys(file.keys(), shard.name)
+        held |= dict.fromkeys(load_file(shard), shard.name)
     assert held == index["weight_map"]
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in _tensors(checkpoint).values())
 
@@ -153,7 +153,7 @@ def test_an_occupied_output_folder_is_left_alone(tmp_path: Path) -> None:
     dense = save_tiny(tmp_path / "dense", "llama")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("data")
-    with pytest.raises(OutputError, match="not empty|folder with files"):
+    with pytest.raises(OutputError, match="folder with files"):
         pruned(dense, "suffix", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious.txt"]
 
@@ -182,6 +182,5 @@ def test_config_and_weights_that_disagree_are_named(tmp_path: Path) -> None:
 def _tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for shard in checkpoint.glob("*.safetensors"):
-        with safe_open(shard, framework="pt") as file:
-            tensors |= {name: file.get_tensor(name) for name in file.keys()}
+        tensors |= load_file(shard)
     return tensors
