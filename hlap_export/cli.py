@@ -6,6 +6,7 @@ Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 a che
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -257,6 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--debug" in given
+    if not show_traceback:
+        _quiet_libraries()
     try:
         app(args=given, prog_name="hlap-export")
     except SystemExit as leaving:
@@ -269,6 +272,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         terminal.print_error(_paragraph(error))
         sys.exit(error.exit_code if isinstance(error, HlapError) else 1)
     sys.exit(0)
+
+
+def _quiet_libraries() -> None:
+    """Keep transformers' own bars and warnings off the screen; read by it when it is imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _paragraph(error: Exception) -> str:

@@ -83,7 +83,7 @@ def run(
     verified = _verify(stages, engines, pruned, asked.verify)
     timed = _bench(stages, engines, asked.bench)
 
-    folders = Folders(checkpoints=checkpoints, graphs=graphs, engines=engines)
+    folders = Folders(checkpoints=checkpoints, graphs=graphs)
     summary = summarise(model_name(asked.model), folders, planned, verified, timed)
     write_text_whole(out / "summary.json", summary.model_dump_json(indent=2) + "\n")
     write_text_whole(out / "report.md", markdown_report(summary))
@@ -163,11 +163,17 @@ def _verify(stages: StageRunner, engines: dict[str, Path], pruned: Path, asked: 
 
 
 def _bench(stages: StageRunner, engines: dict[str, Path], asked: BenchSection) -> BenchReport:
-    options = BenchOptions(**asked.model_dump())
     return stages.document(
         "bench.json",
         BenchReport,
-        make=lambda step: bench(engines["pruned"], engines["dense"], options=options, on_progress=step),
+        make=lambda step: bench(
+            engines["pruned"],
+            engines["dense"],
+            prompt_lengths=asked.prompt_lengths,
+            context_lengths=asked.context_lengths,
+            options=BenchOptions(repeats=asked.repeats),
+            on_progress=step,
+        ),
         inputs={**engines},
         parameters=asked.model_dump(mode="json"),
     )

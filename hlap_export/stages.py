@@ -51,22 +51,23 @@ class StageRunner:
         progress: where each stage is announced.
 
     Raises:
-        OutputError: `out` holds something and isn't to be resumed, or isn't a run at all.
+        OutputError: `out` holds an earlier run that isn't to be resumed, or other files.
     """
 
     def __init__(self, out: Path, *, resume: bool, progress: Progress) -> None:
         self._out = out
         self._progress = progress
         self._digests: dict[Path, str] = {}
-        if not resume:
-            require_free(out)
-        elif out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / RECORDS).is_dir()):
+        is_earlier_run = (out / RECORDS).is_dir()
+        if is_earlier_run and not resume:
             raise OutputError(
                 where=str(out),
-                expected="a folder that an earlier run wrote, to resume it",
-                found="files that aren't from a run",
-                fix="choose another --out",
+                expected="a new or empty folder",
+                found="an earlier run",
+                fix="add --resume to go on from what it finished, or choose another --out",
             )
+        if not is_earlier_run:
+            require_free(out)
         (out / RECORDS).mkdir(parents=True, exist_ok=True)
 
     def folder(

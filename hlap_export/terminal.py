@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import singledispatch
+from itertools import groupby
 
 from pydantic import BaseModel
 from rich import box
@@ -12,12 +13,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from hlap_export.bench.report import BenchReport
 from hlap_export.doctor import Diagnosis
 from hlap_export.inspection import Inspection
 from hlap_export.progress import Progress
 from hlap_export.report import wording
-from hlap_export.report.screen import render_summary
-from hlap_export.report.summary import Summary
+from hlap_export.report.compose import check_rows, held_out_perplexity, latency_rows, size_rows
+from hlap_export.report.screen import render_checks, render_latency, render_summary
+from hlap_export.report.summary import LayerRow, Summary
+from hlap_export.verify.report import VerifyReport
 
 WIDTH_WITHOUT_TERMINAL = 100
 
@@ -53,6 +57,16 @@ def render(result: BaseModel) -> RenderableType:
 @render.register
 def _(result: Summary) -> RenderableType:
     return render_summary(result)
+
+
+@render.register
+def _(result: VerifyReport) -> RenderableType:
+    return render_checks(check_rows(result), held_out_perplexity(result))
+
+
+@render.register
+def _(result: BenchReport) -> RenderableType:
+    return render_latency(latency_rows(result), size_rows(result))
 
 
 @render.register
@@ -98,18 +112,24 @@ def _layer_table(result: Inspection) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1), pad_edge=False)
     for column in ("layer", "attention", "query heads", "KV heads", "alpha"):
         table.add_column(column, justify="left" if column == "attention" else "right")
-    for row in result.layers:
+    for rows in _runs_of_equal_layers(result.layers):
+        row = rows[0]
         alpha = "" if row.alpha is None else f"{row.alpha:g}"
         cached = str(row.num_kv_heads) if row.attention == "full" else f"{row.num_kv_heads} (no cache)"
         table.add_row(
-            str(row.layer),
+            str(row.layer) if len(rows) == 1 else f"{row.layer} to {rows[-1].layer}",
             row.attention.replace("_", " "),
-            str(row.num_heads),
+            str(row.num_heads) if row.attention == "full" else "–",
             cached,
             alpha,
             style=None if row.is_pruned else "dim",
         )
     return table
+
+
+def _runs_of_equal_layers(layers: tuple[LayerRow, ...]) -> list[list[LayerRow]]:
+    """Neighbours that differ in nothing but their index share a row of the table."""
+    return [list(run) for _, run in groupby(layers, key=lambda row: row.model_copy(update={"layer": 0}))]
 
 
 def _facts(result: Inspection) -> Table:
@@ -135,7 +155,7 @@ def _named_fact(name: str, value: object) -> tuple[str, str]:
         return label, str(value)
     if "bytes" in name:
         return label.replace("kv", "KV cache"), wording.in_bytes(value)
-    return label, wording.in_numbers(value) if isinstance(value, int) else f"{value:g}"
+    return label, wording.in_numbers(value) if name == "num_parameters" else f"{value:g}"
 
 
 def _mark(works: bool) -> Text:

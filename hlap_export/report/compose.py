@@ -19,7 +19,6 @@ class Folders:
 
     checkpoints: dict[str, Path]
     graphs: dict[str, Path]
-    engines: dict[str, Path]
 
 
 def summarise(
@@ -35,7 +34,7 @@ def summarise(
         dtype=verified.dtype,
         threads=timed.threads,
         layers=layer_rows(layout, plan),
-        sizes=_sizes(folders, timed),
+        sizes=(_parameters(folders.graphs), *size_rows(timed)),
         perplexities=_perplexities(plan, verified),
         checks=check_rows(verified),
         greedy_agreement=verified.greedy.agreement,
@@ -51,16 +50,19 @@ def check_rows(verified: VerifyReport) -> tuple[Check, ...]:
     return tuple(Check.model_validate(check.model_dump(include=set(Check.model_fields))) for check in verified.checks)
 
 
-def _sizes(folders: Folders, timed: BenchReport) -> tuple[Size, ...]:
-    graphs = {name: read_manifest(folder, kind="onnx") for name, folder in folders.graphs.items()}
-    parameters = {name: int(manifest.facts["num_parameters"]) for name, manifest in graphs.items()}
+def size_rows(timed: BenchReport) -> tuple[Size, ...]:
+    """What the engines cost on disk and in memory."""
     dense, pruned = timed.baseline_memory, timed.candidate_memory
     return (
-        Size(name="parameters", unit="count", **parameters),
         Size(name="KV cache per token", unit="bytes", dense=dense.kv_bytes_per_token, pruned=pruned.kv_bytes_per_token),
         Size(name="engine on disk", unit="bytes", dense=dense.engine_file_bytes, pruned=pruned.engine_file_bytes),
         Size(name="peak memory", unit="bytes", dense=dense.peak_rss_bytes, pruned=pruned.peak_rss_bytes),
     )
+
+
+def _parameters(graphs: dict[str, Path]) -> Size:
+    counts = {name: int(read_manifest(folder, kind="onnx").facts["num_parameters"]) for name, folder in graphs.items()}
+    return Size(name="parameters", unit="count", **counts)
 
 
 def _perplexities(plan: PruningPlan, verified: VerifyReport) -> tuple[Perplexity, ...]:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text as Line
 
 from hlap_export.report import wording
-from hlap_export.report.summary import Perplexity, Summary
+from hlap_export.report.summary import Check, Latency, Perplexity, Size, Summary
 
 
 def render_summary(summary: Summary) -> RenderableType:
@@ -28,32 +28,68 @@ def _heading(summary: Summary) -> RenderableType:
 
 
 def _table(summary: Summary) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=True, header_style="bold", padding=(0, 1))
-    table.add_column("", no_wrap=True)
-    table.add_column("dense", justify="right", no_wrap=True)
-    table.add_column("pruned", justify="right", no_wrap=True)
-    table.add_column("change", justify="right", no_wrap=True)
-    table.add_column("", style="dim", no_wrap=True)
+    table = _new_table("", "dense", "pruned", "change", "")
     for size in summary.sizes:
-        table.add_row(
-            size.name,
-            wording.of_size(size, size.dense),
-            wording.of_size(size, size.pruned),
-            wording.percent(-size.removed_ratio),
-        )
+        _add_size(table, size)
     for perplexity in summary.perplexities:
         table.add_section()
         _add_perplexity(table, perplexity)
     table.add_section()
     for row in summary.latency:
-        table.add_row(
-            f"{row.phase}, {row.num_tokens} tokens" + (" in cache" if row.phase == "decode" else ""),
-            wording.in_ms(row.dense_p50_ms),
-            wording.in_ms(row.pruned_p50_ms),
-            f"×{row.speedup:.2f}",
-            f"{row.speedup_low:.2f} to {row.speedup_high:.2f}{' *' if row.noise else ''}",
-        )
+        _add_latency(table, row)
     return table
+
+
+def render_checks(checks: tuple[Check, ...], perplexity: Perplexity | None) -> RenderableType:
+    """What `verify` found: each check with its bound, and the perplexities."""
+    table = _new_table("check", "value", "bound", "")
+    for check in checks:
+        bound = f"{check.rule} {wording.in_digits(check.bound)}"
+        mark = Line("✓", style="green") if check.passed else Line("✗ failed", style="bold red")
+        table.add_row(check.name, wording.in_digits(check.value), bound, mark)
+    if perplexity is None:
+        return table
+    compared = _new_table("", "dense", "this engine", "change")
+    _add_perplexity(compared, perplexity)
+    text = Line(wording.of_text(perplexity.text), style="dim")
+    return Group(table, compared, Padding(text, (0, 1, 1, 2)))
+
+
+def render_latency(rows: tuple[Latency, ...], sizes: tuple[Size, ...]) -> RenderableType:
+    """What `bench` measured."""
+    table = _new_table("", "dense", "this engine", "change", "")
+    for size in sizes:
+        _add_size(table, size)
+    table.add_section()
+    for row in rows:
+        _add_latency(table, row)
+    return table
+
+
+def _new_table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if 0 < index < 4 else "left", no_wrap=True)
+    return table
+
+
+def _add_size(table: Table, size: Size) -> None:
+    table.add_row(
+        size.name,
+        wording.of_size(size, size.dense),
+        wording.of_size(size, size.pruned),
+        wording.percent(-size.removed_ratio),
+    )
+
+
+def _add_latency(table: Table, row: Latency) -> None:
+    table.add_row(
+        f"{row.phase}, {row.num_tokens} tokens" + (" in cache" if row.phase == "decode" else ""),
+        wording.in_ms(row.dense_p50_ms),
+        wording.in_ms(row.pruned_p50_ms),
+        f"×{row.speedup:.2f}",
+        Line(f"{row.speedup_low:.2f} to {row.speedup_high:.2f}{' *' if row.noise else ''}", style="dim"),
+    )
 
 
 def _add_perplexity(table: Table, perplexity: Perplexity) -> None:
