@@ -8,6 +8,7 @@ Shapes: B batch, T new tokens, P past tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -129,18 +130,21 @@ def _padded(session: Session, rows: Sequence[Row]) -> tuple[list[Observed], list
 def _logit_check(name: str, observed: Sequence[Observed], rows: Sequence[Row], bound: float) -> Check:
     """max|Δlogit| / max|logit| over the check's tokens, and where it is reached."""
     errors = np.stack([np.abs(seen.logits - rows[seen.row].expected[seen.position]) for seen in observed])
-    errors = np.nan_to_num(errors, nan=NON_FINITE, posinf=NON_FINITE)
+    errors[np.isnan(errors)] = np.inf
     scale = max(float(np.abs(rows[seen.row].expected[seen.position]).max()) for seen in observed)
     index, token = (int(i) for i in np.unravel_index(int(errors.argmax()), errors.shape))
     location = Location(batch_row=observed[index].row, position=observed[index].position, token=token)
-    return _check(name, min(float(errors.max()) / scale, NON_FINITE), bound, "at most", location)
+    return _check(name, _finite(float(errors.max()) / scale), bound, "at most", location)
 
 
 def _loss_difference(observed: Sequence[Observed], row: Row) -> float:
     """|Δ mean loss| in nats per token over the row."""
     logits = np.stack([seen.logits for seen in observed])
-    difference = float(np.abs(token_losses(logits, row.ids).mean() - token_losses(row.expected, row.ids).mean()))
-    return difference if np.isfinite(difference) else NON_FINITE
+    return _finite(abs(float(token_losses(logits, row.ids).mean() - token_losses(row.expected, row.ids).mean())))
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else NON_FINITE
 
 
 def _greedy(observed: dict[str, list[Observed]], rows: Sequence[Row]) -> Greedy:

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tokenizers
+import transformers
+from pydantic import ValidationError
+
+from hlap_export.artifacts import file_sha256, read_manifest
+from hlap_export.errors import ArtefactError, CheckFailed, ExportError, TextError
+from hlap_export.families import FAMILIES
+from hlap_export.verify import VerifyOptions, VerifyReport, verify
+from hlap_export.verify.tolerances import TOLERANCES, tolerance_for
+from hlap_export.verify.verify import torch_reference
+from tests.tiny import VOCAB_SIZE
+from tests.tiny_engines import TinyEngines, altered
+
+OPTIONS = VerifyOptions(windows=3, window_length=20, prompt_lengths=(12, 7), decode_steps=32, threads=1)
+NAMES = [f"w{index}" for index in range(VOCAB_SIZE)]
+
+
+def add_tokenizer(folder: Path) -> None:
+    """One token per word: w0, w1, ..."""
+    vocabulary = {name: index for index, name in enumerate(NAMES)}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="w0"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(folder)
+
+
+def write_text(path: Path, *, words: int = 300) -> Path:
+    path.write_text(" ".join(np.random.default_rng(2).choice(NAMES, words)))
+    return path
+
+
+def nudge_one_weight(folder: Path) -> None:
+    """Add 1 to a single element of one matrix in the engine's data file."""
+    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
+    used = {name for node in graph.node if node.op_type == "MatMul" for name in node.input}
+    tensor = next(tensor for tensor in graph.initializer if tensor.name in used and tensor.external_data)
+    offset = int({entry.key: entry.value for entry in tensor.external_data}["offset"])
+    weights = np.memmap(folder / "model.onnx.data", dtype=np.float32, mode="r+", offset=offset, shape=(4,))
+    weights[1] += 1.0
+    weights.flush()
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_an_engine_agrees_with_its_checkpoint(tiny_engines: TinyEngines, family: str) -> None:
+    engine = tiny_engines.get(family)
+    report = verify(engine.folder, engine.checkpoint, options=OPTIONS)
+    report.require_passed()
+    assert report.passed
+    assert report.num_decode_steps == 32
+    assert {check.bound for check in report.checks[:5]} == {1e-4}
+    assert 0 < max(check.value for check in report.checks[:5]) < 1e-5
+    assert report.candidate_digest == read_manifest(engine.folder).digest
+    assert report.reference_digest == read_manifest(engine.checkpoint).digest
+
+
+def test_a_single_wrong_weight_fails_and_the_error_says_what_and_where(
+    tiny_engines: TinyEngines, tmp_path: Path
+) -> None:
+    engine = tiny_engines.get()
+    wrong = altered(engine.folder, tmp_path / "wrong", nudge_one_weight)
+    report = verify(wrong, engine.checkpoint, options=OPTIONS)
+    assert not report.passed
+    with pytest.raises(
+        CheckFailed, match=r"check 'prefill logits': expected at most 0\.0001.*at batch row 0, position"
+    ) as error:
+        report.require_passed()
+    assert error.value.exit_code == 1
+
+
+def test_another_models_checkpoint_fails_and_the_advice_is_to_pass_the_right_one(tiny_engines: TinyEngines) -> None:
+    report = verify(tiny_engines.get().folder, tiny_engines.get("llama", "dense").checkpoint, options=OPTIONS)
+    with pytest.raises(CheckFailed, match="pass the checkpoint that this engine was exported from"):
+        report.require_passed()
+
+
+def test_an_engine_whose_files_were_changed_is_not_even_measured(tiny_engines: TinyEngines, tmp_path: Path) -> None:
+    engine = tiny_engines.get()
+    shutil.copytree(engine.folder, tmp_path / "changed")
+    nudge_one_weight(tmp_path / "changed")
+    with pytest.raises(ArtefactError, match="different bytes"):
+        verify(tmp_path / "changed", engine.checkpoint, options=OPTIONS)
+
+
+def test_a_reference_of_another_vocabulary_is_refused(tiny_engines: TinyEngines) -> None:
+    with pytest.raises(ArtefactError, match=f"50 tokens in its vocabulary, found {VOCAB_SIZE}"):
+        torch_reference(tiny_engines.get().checkpoint, 50)
+
+
+def test_text_is_used_when_there_is_a_tokenizer(tiny_engines: TinyEngines, tmp_path: Path) -> None:
+    engine, dense = tiny_engines.get(), tiny_engines.get("llama", "dense")
+    candidate = altered(engine.folder, tmp_path / "candidate", add_tokenizer)
+    text = write_text(tmp_path / "text.txt")
+    steps: list[tuple[int, int]] = []
+    report = verify(
+        candidate,
+        engine.checkpoint,
+        text=text,
+        baseline=dense.folder,
+        options=OPTIONS,
+        on_progress=lambda done, total: steps.append((done, total)),
+    )
+    assert report.passed
+    assert (report.tokens.kind, report.tokens.path, report.tokens.sha256) == ("text", str(text), file_sha256(text))
+    assert report.baseline_digest == read_manifest(dense.folder).digest
+    perplexity: Any = report.perplexity
+    assert (perplexity.num_windows, perplexity.window_length, perplexity.num_scored_tokens) == (3, 20, 57)
+    increase = perplexity.candidate.loss_nats_per_token - perplexity.baseline.loss_nats_per_token
+    assert perplexity.loss_increase_nats_per_token == pytest.approx(increase)
+    assert perplexity.candidate.perplexity == pytest.approx(math.exp(perplexity.candidate.loss_nats_per_token))
+    assert steps == [(done, 7) for done in range(1, 8)]
+    assert VerifyReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_without_a_tokenizer_the_report_says_that_the_ids_are_random(tiny_engines: TinyEngines, tmp_path: Path) -> None:
+    engine = tiny_engines.get()
+    text = write_text(tmp_path / "text.txt")
+    report = verify(engine.folder, engine.checkpoint, text=text, options=OPTIONS)
+    assert (report.tokens.kind, report.tokens.seed) == ("random", 0)
+    assert report.tokens.reason == "the engine's folder has no tokenizer"
+    assert report.perplexity is None
+    again = verify(engine.folder, engine.checkpoint, text=text, options=OPTIONS)
+    assert again.checks == report.checks
+
+
+def test_a_text_that_is_too_short_is_refused(tiny_engines: TinyEngines, tmp_path: Path) -> None:
+    engine = tiny_engines.get()
+    candidate = altered(engine.folder, tmp_path / "candidate", add_tokenizer)
+    for words in (0, 30, 90):
+        with pytest.raises(TextError, match=r"text\.txt"):
+            verify(
+                candidate,
+                engine.checkpoint,
+                text=write_text(tmp_path / "text.txt", words=words),
+                options=VerifyOptions(windows=5, window_length=20, prompt_lengths=(12, 7), decode_steps=32),
+            )
+
+
+def test_a_half_precision_engine_is_held_to_half_precision_bounds(tiny_engines: TinyEngines) -> None:
+    engine = tiny_engines.get("llama", "dense", "float16")
+    report = verify(engine.folder, engine.checkpoint, options=OPTIONS)
+    report.require_passed()
+    assert report.dtype == "float16"
+    assert report.checks[0].bound == TOLERANCES["float16"].logit_error_ratio
+    assert report.checks[0].value > TOLERANCES["float32"].logit_error_ratio
+
+
+def test_an_unknown_dtype_has_no_bounds() -> None:
+    with pytest.raises(ExportError, match="float32, float16, bfloat16, found int3"):
+        tolerance_for("int3")
+
+
+def test_a_report_cannot_claim_to_have_passed_with_a_failed_check(tiny_engines: TinyEngines) -> None:
+    engine = tiny_engines.get()
+    stored = verify(engine.folder, engine.checkpoint, options=OPTIONS).model_dump()
+    stored["checks"][0]["passed"] = False
+    with pytest.raises(ValidationError, match="passed must say whether every check passed"):
+        VerifyReport.model_validate(stored)
