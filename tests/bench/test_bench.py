@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hlap_export.artifacts import read_manifest
+from hlap_export.bench import AdjustedLength, BenchOptions, BenchReport, bench
+from hlap_export.bench.bench import Case, fit_lengths
+from hlap_export.bench.memory import measure_memory
+from hlap_export.bench.steps import decode_step, prefill_step
+from hlap_export.engines import KVLayer, open_session
+from hlap_export.errors import ArtefactError
+from tests.tiny_engines import FakeSession, TinyEngines, altered
+
+QUICK = BenchOptions(repeats=6, min_seconds_per_length=0.0, threads=1)
+
+
+def fake_session() -> FakeSession:
+    layers = (KVLayer(index=0, num_kv_heads=2, head_dim=4), KVLayer(index=3, num_kv_heads=1, head_dim=4))
+    return FakeSession(lambda ids, positions: np.zeros((*ids.shape, 9)), vocab_size=9, kv_layers=layers)
+
+
+def test_a_prefill_step_runs_the_whole_prompt_from_nothing_each_time() -> None:
+    session = fake_session()
+    step = prefill_step(session, 5, seed=0)
+    step()
+    step()
+    assert session.seen == [(1, 5, 0), (1, 5, 0)]
+
+
+def test_a_decode_step_runs_one_token_after_the_same_context_each_time_and_never_a_prefill() -> None:
+    session = fake_session()
+    step = decode_step(session, 300, seed=0)
+    step()
+    step()
+    assert session.seen == [(1, 1, 300), (1, 1, 300)]
+
+
+def test_a_real_engine_attends_to_the_random_context(tiny_engines: TinyEngines) -> None:
+    with open_session(tiny_engines.get().folder, threads=1) as session:
+        results: list[Any] = [decode_step(session, context, seed=0)() for context in (1, 60)]
+    for (logits, cache), context in zip(results, (1, 60), strict=True):
+        assert np.isfinite(logits).all()
+        assert cache.length == context + 1
+    assert not np.array_equal(results[0][0], results[1][0])
+
+
+def test_lengths_beyond_the_models_positions_are_cut_and_the_report_says_so() -> None:
+    cases, adjusted = fit_lengths("decode", (16, 127, 500, 900), limit=127)
+    assert cases == (Case(phase="decode", num_tokens=16), Case(phase="decode", num_tokens=127))
+    reason = "the model has positions for 127 tokens before one more"
+    assert adjusted == (
+        AdjustedLength(phase="decode", asked=500, used=None, reason=reason),
+        AdjustedLength(phase="decode", asked=900, used=None, reason=reason),
+    )
+    cases, adjusted = fit_lengths("prefill", (500,), limit=128)
+    assert [case.num_tokens for case in cases] == [128]
+    assert (adjusted[0].asked, adjusted[0].used) == (500, 128)
+
+
+def test_a_bench_of_two_real_engines_fills_every_field_of_its_report(tiny_engines: TinyEngines) -> None:
+    candidate, baseline = tiny_engines.get().folder, tiny_engines.get("llama", "dense").folder
+    steps: list[tuple[int, int]] = []
+    report = bench(
+        candidate,
+        baseline,
+        prompt_lengths=(8, 1000),
+        context_lengths=(16,),
+        options=QUICK,
+        on_progress=lambda done, total: steps.append((done, total)),
+    )
+    assert [(row.phase, row.num_tokens) for row in report.latency] == [("prefill", 8), ("prefill", 128), ("decode", 16)]
+    assert all(row.num_repeats == 6 for row in report.latency)
+    for row in report.latency:
+        assert 0 < row.candidate.p50_ms <= row.candidate.p90_ms
+        assert 0 < row.ratio_low <= row.ratio_high
+    assert report.noisy == any(row.noisy for row in report.latency)
+    assert [length.asked for length in report.adjusted_lengths] == [1000]
+    assert (report.threads, report.provider, report.dtype) == (1, "CPUExecutionProvider", "float32")
+    assert report.candidate_digest == read_manifest(candidate).digest
+    assert report.baseline_digest == read_manifest(baseline).digest
+    # Plan "mixed": 2 + 1 KV groups are left of 4 layers of 2, each of head_dim 16, key and value, float32.
+    assert report.candidate_memory.kv_bytes_per_token == 3 * 16 * 2 * 4
+    assert report.baseline_memory.kv_bytes_per_token == 8 * 16 * 2 * 4
+    assert report.candidate_memory.engine_file_bytes < report.baseline_memory.engine_file_bytes
+    assert steps == [(done, 5) for done in range(1, 6)]
+    assert BenchReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_peak_memory_is_the_engines_and_not_this_processs(tiny_engines: TinyEngines) -> None:
+    ballast = np.ones(64 * 2**20)  # 512 MiB, touched
+    row = measure_memory(tiny_engines.get().folder, prompt_length=8, threads=1)
+    assert row.rss_before_load_bytes < row.peak_rss_bytes < ballast.nbytes
+    assert row.engine_file_bytes == sum(
+        path.stat().st_size for path in tiny_engines.get().folder.iterdir() if path.name != "manifest.json"
+    )
+
+
+def test_memory_that_a_prompt_needs_is_seen(tiny_engines: TinyEngines) -> None:
+    """Attention scores of 2048 x 2048 in 6 heads are 96 MiB in float32, more than everything else in the process."""
+    short, long = (
+        measure_memory(tiny_engines.get("llama", "dense").folder, prompt_length=length, threads=1).peak_rss_bytes
+        for length in (8, 2048)
+    )
+    assert long - short > 90 * 2**20
+
+
+def test_an_engine_that_fails_in_its_process_is_reported_with_its_last_words(
+    tiny_engines: TinyEngines, tmp_path: Path
+) -> None:
+    def break_graph(folder: Path) -> None:
+        (folder / "model.onnx").write_bytes(b"not a graph")
+
+    broken = altered(tiny_engines.get().folder, tmp_path / "broken", break_graph)
+    with pytest.raises(ArtefactError, match=r"a process of its own, found .*ArtefactError"):
+        measure_memory(broken, prompt_length=8, threads=1)
