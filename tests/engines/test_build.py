@@ -106,6 +106,16 @@ def test_truncated_weights_are_an_error_and_leave_nothing_behind(tiny_engines: T
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
+def test_bfloat16_which_the_cpu_provider_lacks_is_refused_with_what_to_do(
+    tiny_engines: TinyEngines,
+) -> None:
+    with pytest.raises(
+        ArtefactError, match=r"implements \(float32, float16\), found .*Fix: export with --dtype float32"
+    ):
+        tiny_engines.get("llama", "dense", "bfloat16")
+    assert not (tiny_engines.root / "engine-llama-dense-bfloat16").exists()
+
+
 def test_a_folder_that_is_no_engine_is_refused(tiny_engines: TinyEngines) -> None:
     with pytest.raises(ArtefactError, match="kind 'engine', found kind 'onnx'"):
         open_session(tiny_engines.get().export)
