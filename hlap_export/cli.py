@@ -17,7 +17,7 @@ import typer
 import hlap_export
 from hlap_export import terminal
 from hlap_export.errors import HlapError, RecipeError
-from hlap_export.recipe import Method
+from hlap_export.recipe import Method, effective_recipe
 
 app = typer.Typer(
     name="hlap-export",
@@ -34,6 +34,7 @@ Model = Annotated[
 ]
 OutFolder = Annotated[Path, typer.Option("--out", help="New or empty folder for the result.", show_default=False)]
 Text = Annotated[Path | None, typer.Option(help="UTF-8 text; left out, the one that ships with the reference model.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML file with what differs from the defaults.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Allow a tokenizer class that the model folder brings to run.")
@@ -62,7 +63,7 @@ def run(
     model: Model = None,
     *,
     out: OutFolder,
-    recipe: Annotated[Path | None, typer.Option(help="YAML file with what differs from the defaults.")] = None,
+    recipe: RecipeFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on in --out: finished stages are reused.")] = False,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
@@ -81,7 +82,9 @@ def plan(
     model: Model = None,
     *,
     out: Annotated[Path, typer.Option("--out", help="The plan file to write.", show_default=False)],
-    method: Annotated[Method, typer.Option(help="harp searches each alpha; fixed takes --alpha as given.")] = "harp",
+    method: Annotated[
+        Method | None, typer.Option(help="harp (the default) searches each alpha; fixed takes --alpha as given.")
+    ] = None,
     num_layers: Annotated[
         int | None, typer.Option(help="How many of the last layers lose attention; left out, a quarter.")
     ] = None,
@@ -89,25 +92,35 @@ def plan(
         list[str] | None, typer.Option(metavar="LAYER=ALPHA", help="For method fixed; repeat it for each layer.")
     ] = None,
     text: Text = None,
+    recipe: RecipeFile = None,
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Decide which layers lose attention, and each one's alpha."""
+    from hlap_export.checkpoint import read_layout
     from hlap_export.hub import resolve_model
+    from hlap_export.inspection import inspect_plan
     from hlap_export.plan import CalibrationOptions
 
+    asked = effective_recipe(recipe, model)
+    section, folder = asked.plan, resolve_model(asked.model)
     with terminal.progress().stage("plan") as step:
         made = hlap_export.plan(
-            resolve_model(model),
-            method=method,
-            num_layers=num_layers,
-            alphas=parse_alphas(alpha or []),
-            calibration=CalibrationOptions(text=text, trust_remote_code=trust_remote_code),
+            folder,
+            method=method or section.method,
+            num_layers=section.num_layers if num_layers is None else num_layers,
+            alphas=parse_alphas(alpha or []) or section.alphas,
+            calibration=CalibrationOptions(
+                text=text or section.text,
+                windows=section.windows,
+                window_length=section.window_length,
+                trust_remote_code=trust_remote_code,
+            ),
             on_progress=step,
         )
     made.save(out)
-    terminal.show(hlap_export.inspect(out), as_json=json)
+    terminal.show(inspect_plan(out, read_layout(folder)), as_json=json)
 
 
 @app.command()
@@ -166,18 +179,22 @@ def verify(
     reference: Annotated[Path, typer.Option(help="The checkpoint that it was made from.", show_default=False)],
     baseline: Annotated[Path | None, typer.Option(help="The dense engine, to compare perplexity with.")] = None,
     text: Text = None,
+    recipe: RecipeFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Check that an engine computes what its checkpoint means; exit code 1 if it doesn't."""
     from hlap_export import reference_model
+    from hlap_export.verify import VerifyOptions
 
+    section = effective_recipe(recipe, None).verify
     with terminal.progress().stage("verify") as step:
         report = hlap_export.verify(
             candidate,
             reference,
-            text=text or reference_model.evaluation_text(),
+            text=text or section.text or reference_model.evaluation_text(),
             baseline=baseline,
+            options=VerifyOptions(windows=section.windows, window_length=section.window_length),
             on_progress=step,
         )
     terminal.show(report, as_json=json)
@@ -191,19 +208,21 @@ def bench(
     baseline: Annotated[Path, typer.Option(help="The dense engine.", show_default=False)],
     prompt_length: Annotated[list[int] | None, typer.Option(help="Tokens of a prefill; repeatable.")] = None,
     context_length: Annotated[list[int] | None, typer.Option(help="Tokens in the cache; repeatable.")] = None,
+    recipe: RecipeFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Time an engine against the dense one, alternating in one process."""
-    from hlap_export.recipe import BenchSection
+    from hlap_export.bench import BenchOptions
 
-    lengths = BenchSection()
+    section = effective_recipe(recipe, None).bench
     with terminal.progress().stage("bench") as step:
         report = hlap_export.bench(
             candidate,
             baseline,
-            prompt_lengths=tuple(prompt_length or lengths.prompt_lengths),
-            context_lengths=tuple(context_length or lengths.context_lengths),
+            prompt_lengths=tuple(prompt_length or section.prompt_lengths),
+            context_lengths=tuple(context_length or section.context_lengths),
+            options=BenchOptions(repeats=section.repeats),
             on_progress=step,
         )
     terminal.show(report, as_json=json)

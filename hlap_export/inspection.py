@@ -12,6 +12,7 @@ from hlap_export.artifacts import MANIFEST, Manifest, is_intact, read_manifest
 from hlap_export.checkpoint import ModelLayout, read_config, read_layout
 from hlap_export.checkpoint.tensors import open_tensors
 from hlap_export.errors import ArtefactError, CheckpointError
+from hlap_export.plan.accounting import count_parameters
 from hlap_export.plan.pruning_plan import KeepHeads, PruningPlan, ValueOnly, load_plan
 from hlap_export.report.compose import layer_rows
 from hlap_export.report.summary import LayerRow, Summary
@@ -55,7 +56,7 @@ def inspect(path: Path) -> Inspection:
         CheckpointError, PlanError: it looks like one but can't be read.
     """
     if path.is_file() and path.suffix == ".json":
-        return _inspect_plan(path)
+        return inspect_plan(path)
     if (path / SUMMARY).is_file() and (path / PLAN).is_file():
         return _inspect_run(path)
     if (path / MANIFEST).is_file():
@@ -107,11 +108,15 @@ def _describe(path: Path, kind: Kind, manifest: Manifest | None) -> Inspection:
     )
 
 
-def _inspect_plan(path: Path) -> Inspection:
+def inspect_plan(path: Path, layout: ModelLayout | None = None) -> Inspection:
+    """Describe a plan file; with the layout of its model, also what it removes."""
     plan = load_plan(path)
     facts: dict[str, Any] = {"method": plan.method, "num_layers": len(plan.attention)}
+    if layout is not None:
+        facts |= count_parameters(layout, plan).as_facts()
     if plan.search is not None:
-        facts |= plan.search.text.model_dump() | plan.search.model_dump(
+        facts |= {f"text_{name}": value for name, value in plan.search.text.model_dump().items()}
+        facts |= plan.search.model_dump(
             include={"perplexity_dense", "perplexity_planned", "perplexity_all_ones", "perplexity_all_dropped"}
         )
     return Inspection(

@@ -41,6 +41,7 @@ from hlap_export.report.compose import Folders, summarise
 from hlap_export.report.markdown import markdown_report
 from hlap_export.report.summary import Summary
 from hlap_export.stages import StageRunner
+from hlap_export.texts import has_tokenizer, read_tokens, spread_windows
 from hlap_export.verify import VerifyOptions, VerifyReport, verify
 
 
@@ -72,10 +73,11 @@ def run(
     asked = effective_recipe(recipe, model)
     dense = resolve_model(asked.model)
     usable_backend(asked.engine)
+    _require_evaluation_text(dense, asked.verify)
     stages = StageRunner(out, resume=resume, progress=progress or Progress(quiet=True))
-    write_text_whole(out / "recipe.yaml", dump_recipe(asked))
 
     planned = _plan(stages, dense, asked.plan, trust_remote_code)
+    write_text_whole(out / "recipe.yaml", dump_recipe(asked))
     pruned = _prune(stages, dense, planned)
     checkpoints = {"dense": dense, "pruned": pruned}
     graphs = {name: _export(stages, name, checkpoint, asked.export) for name, checkpoint in checkpoints.items()}
@@ -146,6 +148,14 @@ def _build(stages: StageRunner, name: str, graph: Path, engine: str) -> Path:
         inputs={"onnx": graph},
         parameters={"engine": engine},
     )
+
+
+def _require_evaluation_text(dense: Path, asked: VerifySection) -> None:
+    """Find out that the text is missing or too short now, not after the search and two exports."""
+    if has_tokenizer(dense):
+        text = asked.text or reference_model.evaluation_text()
+        tokens = read_tokens(dense, text, vocab_size=read_layout(dense).vocab_size)
+        spread_windows(tokens, windows=asked.windows, window_length=asked.window_length)
 
 
 def _verify(stages: StageRunner, engines: dict[str, Path], pruned: Path, asked: VerifySection) -> VerifyReport:

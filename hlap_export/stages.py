@@ -68,7 +68,6 @@ class StageRunner:
             )
         if not is_earlier_run:
             require_free(out)
-        (out / RECORDS).mkdir(parents=True, exist_ok=True)
 
     def folder(
         self, name: str, *, make: Callable[[Path, Step], object], inputs: Inputs, parameters: dict[str, Any]
@@ -85,7 +84,7 @@ class StageRunner:
         if self._is_reusable(name, target, inputs, parameters):
             return target
         _remove(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        (self._out / RECORDS).mkdir(parents=True, exist_ok=True)
         with self._progress.stage(name) as step:
             make(target, step)
         self._record(name, target, inputs, parameters)
@@ -107,6 +106,8 @@ class StageRunner:
         _remove(target)
         with self._progress.stage(name.removesuffix(".json")) as step:
             value = make(step)
+        # Only now: a first stage that refuses its input leaves no folder behind.
+        (self._out / RECORDS).mkdir(parents=True, exist_ok=True)
         write_text_whole(target, value.model_dump_json(indent=2) + "\n")
         self._record(name, target, inputs, parameters)
         return value

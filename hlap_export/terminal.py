@@ -137,6 +137,8 @@ def _facts(result: Inspection) -> Table:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in {**result.facts, **result.parameters}.items():
+        if name in ONLY_IN_JSON:
+            continue
         table.add_row(*_named_fact(name, value))
     for name, digest in result.made_from.items():
         table.add_row(f"made from {name}", f"sha256 {digest[:16]}…")
@@ -148,13 +150,28 @@ def _facts(result: Inspection) -> Table:
     return table
 
 
+LABELS = {
+    "size_bytes": "size on disk",
+    "num_parameters": "parameters",
+    "kv_bytes_per_token": "KV cache per token",
+    "removed_ratio": "linear weights removed, as the paper counts",
+    "removed_folded_ratio": "linear weights removed, folds included",
+    "kv_removed_ratio": "KV cache removed",
+    "weight_bytes_before": "weights before optimisation",
+}
+# Their ratios say the same, and better.
+ONLY_IN_JSON = {"base", "removed", "removed_folded", "kv_heads", "kv_heads_removed"}
+
+
 def _named_fact(name: str, value: object) -> tuple[str, str]:
-    """A fact with its unit taken from its name: ("kv_bytes_per_token", 3072) -> ("kv per token", "3.00 KiB")."""
-    label = name.replace("num_", "").replace("_bytes", "").replace("bytes_", "").replace("_", " ")
+    """A fact in words, its unit taken from its name: ("kv_bytes_per_token", 3072) -> (..., "3.00 KiB")."""
+    label = LABELS.get(name) or name.removeprefix("num_").removesuffix("_bytes").replace("_", " ")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return label, str(value)
     if "bytes" in name:
-        return label.replace("kv", "KV cache"), wording.in_bytes(value)
+        return label, wording.in_bytes(value)
+    if name.endswith("_ratio"):
+        return label, f"{100 * value:.3f} %"
     return label, wording.in_numbers(value) if name == "num_parameters" else f"{value:g}"
 
 

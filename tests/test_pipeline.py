@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from safetensors import safe_open
+
+from hlap_export.artifacts import file_records, folder_digest
+from hlap_export.errors import BackendMissing, CheckpointError, OutputError, PlanError, TextError
+from hlap_export.inspection import inspect
+from hlap_export.pipeline import run
+from hlap_export.plan import load_plan
+from hlap_export.progress import Progress
+from hlap_export.recipe import PlanSection, Recipe, VerifySection, dump_recipe, load_recipe
+from hlap_export.report.summary import Summary
+from tests.tiny import save_tiny
+from tests.tiny_run import TINY_RECIPE, FinishedRun
+
+REPRODUCIBLE = ("checkpoint", "onnx/dense", "onnx/pruned")
+
+
+def resumed(finished: FinishedRun, recipe: Recipe = TINY_RECIPE) -> str:
+    """Run once more in the same folder, and return what was said."""
+    said = StringIO()
+    run(finished.model, finished.out, recipe=recipe, resume=True, progress=Progress(Console(file=said, width=200)))
+    return said.getvalue()
+
+
+def made_again(said: str) -> set[str]:
+    return {line.split(" ...")[0].strip() for line in said.splitlines() if line.endswith(" ...")}
+
+
+def num_parameters(checkpoint: Path) -> int:
+    total = 0
+    for path in checkpoint.glob("*.safetensors"):
+        with safe_open(path, "np") as tensors:
+            total += sum(tensors.get_tensor(name).size for name in tensors.keys())  # noqa: SIM118
+    return total
+
+
+def test_a_run_leaves_the_documented_files(finished: FinishedRun) -> None:
+    for name in ("recipe.yaml", "plan.json", "verify.json", "bench.json", "summary.json", "report.md"):
+        assert (finished.out / name).stat().st_size > 0
+    for name in (*REPRODUCIBLE, "engine/dense", "engine/pruned"):
+        assert (finished.out / name / "manifest.json").is_file()
+        assert (finished.out / name / "tokenizer.json").is_file() or name == "checkpoint"
+
+
+def test_the_summary_agrees_with_what_the_stages_wrote(finished: FinishedRun) -> None:
+    summary, out = finished.summary, finished.out
+    assert Summary.model_validate_json((out / "summary.json").read_text()) == summary
+    plan = load_plan(out / "plan.json")
+    assert {row.layer: row.alpha for row in summary.pruned_layers} == plan.alphas
+    sizes = {size.name: size for size in summary.sizes}
+    assert sizes["parameters"].dense == num_parameters(finished.model)
+    assert sizes["parameters"].pruned == num_parameters(out / "checkpoint")
+    # Two of four equal layers keep a cache: 2 KV heads of 16, keys and values, four bytes each.
+    assert sizes["KV cache per token"].dense == 4 * 2 * 2 * 16 * 4
+    assert sizes["KV cache per token"].pruned == 2 * 2 * 2 * 16 * 4
+    verified = json.loads((out / "verify.json").read_text())
+    held_out = next(row for row in summary.perplexities if row.measured_on == "held-out")
+    assert held_out.pruned == verified["perplexity"]["candidate"]["perplexity"]
+    assert held_out.dense == verified["perplexity"]["baseline"]["perplexity"]
+    assert summary.passed
+
+
+def test_the_saved_recipe_repeats_the_run(finished: FinishedRun) -> None:
+    saved = load_recipe(finished.out / "recipe.yaml")
+    assert saved == TINY_RECIPE.model_copy(update={"model": str(finished.model)})
+
+
+def test_a_resumed_run_makes_nothing_again(finished: FinishedRun) -> None:
+    assert made_again(resumed(finished)) == set()
+
+
+def test_a_changed_setting_makes_only_its_stage_again(finished: FinishedRun) -> None:
+    changed = TINY_RECIPE.model_copy(update={"verify": VerifySection(windows=2, window_length=32)})
+    said = resumed(finished, changed)
+    assert made_again(said) == {"verify"}
+    assert "windows is now 2, was 3" in said
+    assert made_again(resumed(finished)) == {"verify"}
+
+
+def test_damaged_files_are_made_again_byte_for_byte(finished: FinishedRun) -> None:
+    before = {name: file_records(finished.out / name) for name in REPRODUCIBLE}
+    weights = finished.out / "checkpoint/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\1\2\3\4")
+    (finished.out / "onnx/pruned/model.onnx").unlink()
+    assert made_again(resumed(finished)) == {"checkpoint", "onnx/pruned"}
+    assert {name: file_records(finished.out / name) for name in REPRODUCIBLE} == before
+
+
+def test_a_plan_with_fewer_heads_and_a_layer_set_that_is_no_suffix_runs_through(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    plan = json.loads((finished.out / "plan.json").read_text()) | {"method": "by hand", "search": None}
+    plan["attention"] = [
+        {"kind": "keep"},
+        {"kind": "value_only", "alpha": 0.3},
+        {"kind": "keep_heads", "query_heads": [3, 5]},
+        {"kind": "skip"},
+    ]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    recipe = TINY_RECIPE.model_copy(update={"plan": PlanSection(file=tmp_path / "plan.json")})
+    summary = run(finished.model, tmp_path / "out", recipe=recipe)
+    assert summary.passed
+    assert [(row.attention, row.num_heads, row.num_kv_heads) for row in summary.layers] == [
+        ("full", 6, 2),
+        ("value_only", 6, 2),
+        ("full", 2, 1),
+        ("skip", 0, 0),
+    ]
+    assert inspect(tmp_path / "out/engine/pruned").facts["kv_bytes_per_token"] == (2 + 1) * 2 * 16 * 4
+
+
+def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(finished: FinishedRun, tmp_path: Path) -> None:
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(dump_recipe(TINY_RECIPE))
+    command = [sys.executable, "-m", "hlap_export.cli", "run", str(finished.model), "--out", str(out)]
+    process = subprocess.Popen([*command, "--recipe", str(recipe)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    # An unfinished export lies in a hidden folder beside its place, or the record of the one before has appeared.
+    while not (out / ".stages/onnx-dense.json").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "onnx/pruned").exists()
+    kept = {name: folder_digest(out / name) for name in ("checkpoint", "onnx/dense")}
+
+    said = StringIO()
+    progress = Progress(Console(file=said, width=200))
+    run(finished.model, out, recipe=recipe, resume=True, progress=progress)
+    assert {"plan", "checkpoint", "onnx/dense"}.isdisjoint(made_again(said.getvalue()))
+    assert {name: folder_digest(out / name) for name in kept} == kept
+    for name in REPRODUCIBLE:
+        assert file_records(out / name) == file_records(finished.out / name)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "error"),
+    [
+        (Recipe(plan=PlanSection(num_layers=4, windows=3, window_length=32)), PlanError),
+        (Recipe(plan=PlanSection(method="fixed", alphas={9: 0.5})), PlanError),
+        (Recipe(plan=PlanSection(method="fixed", alphas={3: -0.1})), PlanError),
+        (Recipe(plan=PlanSection(text=Path("/nowhere.txt"))), TextError),
+        (Recipe(verify=VerifySection(windows=10_000)), TextError),
+        (Recipe(engine="tensorrt"), BackendMissing),
+    ],
+)
+def test_bad_requests_end_before_any_artefact_is_written(
+    finished: FinishedRun, tmp_path: Path, recipe: Recipe, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        run(finished.model, tmp_path / "out", recipe=recipe)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_there_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such folder"):
+        run(tmp_path / "none", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_tokenizer_says_so(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model", "llama")
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        run(model, tmp_path / "out", recipe=TINY_RECIPE)
+
+
+def test_a_folder_with_other_files_is_refused(finished: FinishedRun, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError):
+        run(finished.model, tmp_path, recipe=TINY_RECIPE)
