@@ -7,7 +7,7 @@ flavour with an attention operator of its own can map the node to that instead o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -19,13 +19,13 @@ TRACED_ATTENTION = "hlap_traced"
 
 
 @contextmanager
-def attention_traced_as_node(model: nn.Module) -> Iterator[None]:
+def attention_traced_as_node(model: nn.Module) -> Generator[None]:
     """Route the model's attention through `hlap::Attention` nodes inside the block."""
     from transformers.masking_utils import AttentionMaskInterface
     from transformers.modeling_utils import AttentionInterface
 
-    AttentionInterface.register(TRACED_ATTENTION, traced_attention)
-    AttentionMaskInterface.register(TRACED_ATTENTION, additive_mask)
+    cast(Any, AttentionInterface).register(TRACED_ATTENTION, traced_attention)
+    cast(Any, AttentionMaskInterface).register(TRACED_ATTENTION, additive_mask)
     config = cast(Any, model.config)
     before = config._attn_implementation
     config._attn_implementation = TRACED_ATTENTION
@@ -35,7 +35,7 @@ def attention_traced_as_node(model: nn.Module) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def traced_attention(
+def traced_attention(  # noqa: PLR0913  the signature is transformers'
     module: nn.Module,
     query_BHTE: torch.Tensor,
     key_BKSE: torch.Tensor,
@@ -62,7 +62,7 @@ def traced_attention(
     return context_BHTE.transpose(1, 2), None
 
 
-def additive_mask(
+def additive_mask(  # noqa: PLR0913  the signature is transformers'
     *,
     batch_size: int,
     q_length: int,

@@ -19,7 +19,7 @@ class FilledLayer(DynamicLayer):
     """
 
     def __init__(self, key_BKPE: torch.Tensor, value_BKPE: torch.Tensor) -> None:
-        super().__init__()
+        cast(Any, super()).__init__()
         self.keys, self.values = key_BKPE, value_BKPE
         self.dtype, self.device = key_BKPE.dtype, key_BKPE.device
         self.is_initialized = True
@@ -59,10 +59,11 @@ class FlatDecoder(nn.Module):
         """
         cache = DynamicCache()
         pairs = dict(zip(self.cached_layers, zip(past[::2], past[1::2], strict=True), strict=True))
-        cache.layers = [
+        layers = [
             FilledLayer(*pairs[index]) if index in pairs else DynamicLayer()
             for index in range(self.cached_layers[-1] + 1)
         ]
+        cache.layers = cast(Any, layers)
         output = cast(Any, self.model)(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -72,6 +73,5 @@ class FlatDecoder(nn.Module):
         )
         present: list[torch.Tensor] = []
         for index in self.cached_layers:
-            layer = cache.layers[index]
-            present += [cast(torch.Tensor, layer.keys), cast(torch.Tensor, layer.values)]
+            present += [cast(torch.Tensor, layers[index].keys), cast(torch.Tensor, layers[index].values)]
         return (output.logits.float(), *present)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hlap_export.artifacts import Manifest, folder_digest, require_free, write_manifest, written_whole
 from hlap_export.checkpoint import ModelLayout, load_model, read_layout
@@ -142,7 +142,9 @@ def _facts(model: ir.Model, layout: ModelLayout, dtype: str, num_parameters: int
         "layout": layout_facts(layout),
         "op_counts": op_counts(model),
         "num_parameters": num_parameters,
-        "weight_bytes": sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value),
+        "weight_bytes": sum(
+            value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
+        ),
         "kv_bytes_per_token": kv_bytes_per_token(layout, BYTES_PER_ELEMENT[dtype]),
     }
 
@@ -150,7 +152,7 @@ def _facts(model: ir.Model, layout: ModelLayout, dtype: str, num_parameters: int
 def _save(model: ir.Model, folder: Path) -> None:
     import onnx_ir as ir
 
-    ir.save(model, folder / MODEL_FILE, external_data=DATA_FILE, size_threshold_bytes=INLINE_BYTES)
+    cast(Any, ir).save(model, folder / MODEL_FILE, external_data=DATA_FILE, size_threshold_bytes=INLINE_BYTES)
 
 
 def _copy_companions(checkpoint: Path, folder: Path) -> None:

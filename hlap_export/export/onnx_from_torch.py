@@ -1,11 +1,11 @@
-"""The single trace: a torch model becomes an ONNX graph with `hlap::Attention` nodes, before any pass."""
+"""The single trace: a torch model becomes an ONNX graph before any pass."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, cast
 
 import onnx_ir as ir
@@ -17,6 +17,7 @@ from hlap_export.checkpoint import ModelLayout
 from hlap_export.export.attention import attention_traced_as_node
 from hlap_export.export.decoder import FlatDecoder
 from hlap_export.export.io_contract import IOContract
+from hlap_export.export.norms_and_rotary import norms_and_rotary_traced_as_nodes
 
 # torch's operator library is written in opset 18: asking for another one sends the graph through a version converter.
 # It is also the oldest that states everything here in plain operators (ReduceMean with axes as an input), which keeps
@@ -39,11 +40,11 @@ def onnx_from_torch(model: nn.Module, layout: ModelLayout, contract: IOContract)
     """
     cached = [layer.index for layer in layout.cached_layers]
     inputs = _sample_inputs(layout, cast(torch.dtype, cast(Any, model).dtype))
-    with _quiet(), torch.no_grad(), attention_traced_as_node(model):
+    with _quiet(), torch.no_grad(), attention_traced_as_node(model), norms_and_rotary_traced_as_nodes(model):
         program = torch.export.export(
             FlatDecoder(model, cached), inputs, dynamic_shapes=_dynamic_shapes(len(inputs[3])), strict=False
         )
-        traced = torch.onnx.export(
+        traced = cast(Any, torch.onnx).export(
             program,
             (),
             input_names=[spec.name for spec in contract.inputs],
@@ -52,7 +53,6 @@ def onnx_from_torch(model: nn.Module, layout: ModelLayout, contract: IOContract)
             optimize=False,
             verbose=False,
         )
-    assert traced is not None
     onnx_model = cast(ir.Model, traced.model)
     _name_weights(onnx_model, model)
     return onnx_model
@@ -90,7 +90,7 @@ def _name_weights(onnx_model: ir.Model, model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Keep the exporter's notes about itself (torchvision isn't installed, pytree deprecations) off the terminal."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
 
@@ -31,7 +31,7 @@ def kv_shapes(model: ir.Model) -> dict[int, tuple[Any, ...]]:
 
 def describe_file(path: Path) -> str:
     """`describe` for a file; the weights beside it needn't be there."""
-    return describe(ir.load(path))
+    return describe(cast(Any, ir).load(path))
 
 
 def describe(model: ir.Model) -> str:
@@ -57,11 +57,11 @@ def _signature(values: Iterable[ir.Value]) -> list[str]:
         if match:
             caches.setdefault(match["prefix"], []).append(value)
         else:
-            lines.append(f"  {value.name:<24} {_dtype(value):<9} {_text(_dims(value))}")
+            lines.append(f"  {value.name:<29} {_dtype(value):<9} {_text(_dims(value))}")
     for prefix, cached in caches.items():
         lengths = ", ".join(sorted({str(_dims(value)[2]) for value in cached}))
         dtypes = ", ".join(sorted({_dtype(value) for value in cached}))
-        lines.append(f"  {prefix + '.{i}.key|value':<24} {dtypes:<9} {len(cached)} tensors of length {lengths}")
+        lines.append(f"  {prefix + '.{i}.key|value':<29} {dtypes:<9} {len(cached)} tensors of length {lengths}")
     return lines
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hlap_export.errors import ExportError
-from hlap_export.passes.nodes import constant, initializer, node_before
+from hlap_export.passes.nodes import constant, initializer, node_before, required
 
 NUMPY_DTYPES = {
     ir.DataType.FLOAT: np.dtype(np.float32),
@@ -28,13 +28,11 @@ class LowerAttention(ir.passes.InPlacePass):
         attentions = [node for node in model.graph if (node.domain, node.op_type) == ("hlap", "Attention")]
         for node in attentions:
             _lower(model.graph, node)
-        if attentions:
-            model.opset_imports.pop("hlap", None)
         return ir.passes.PassResult(model, bool(attentions))
 
 
 def _lower(graph: ir.Graph, node: ir.Node) -> None:
-    query, key, value, mask = (_present(node, index) for index in range(4))
+    query, key, value, mask = (required(node, index) for index in range(4))
     num_heads, num_kv_heads, head_dim = _heads(query), _heads(key), _static(query, 3)
     context = node.outputs[0]
 
@@ -54,7 +52,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     if num_heads != num_kv_heads:
         result = node_before(node, "Reshape", [result, constant(graph, [0, num_heads, -1, head_dim])])
     result.shape, result.type = context.shape, context.type
-    ir.convenience.replace_all_uses_with(context, result)
+    ir.convenience.replace_all_uses_with(context, result, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     result.name = context.name
 
@@ -78,12 +76,6 @@ def _scalar(graph: ir.Graph, node: ir.Node, attribute: str, like: ir.Value) -> i
             fix="export with --dtype float32, float16 or bfloat16",
         )
     return initializer(graph, f"attention.{attribute}.{number:.9g}", np.array(number, dtype=NUMPY_DTYPES[dtype]), dtype)
-
-
-def _present(node: ir.Node, index: int) -> ir.Value:
-    value = node.inputs[index]
-    assert value is not None
-    return value
 
 
 def _heads(value: ir.Value) -> int:

@@ -15,19 +15,27 @@ def node_before(
     attributes: Mapping[str, int | float | Sequence[int]] | None = None,
     *,
     like: ir.Value | None = None,
+    num_outputs: int = 1,
 ) -> ir.Value:
     """Insert a node before `anchor`, carrying its module scope, and return its first output.
 
     `like` gives the output's type and shape where they are known; otherwise shape inference finds them.
     """
     assert anchor.graph is not None
-    node = ir.node(op_type, inputs, dict(attributes or {}))
+    node = ir.node(op_type, inputs, dict(attributes or {}), num_outputs=num_outputs)
     node.metadata_props.update(anchor.metadata_props)
     output = node.outputs[0]
     if like is not None:
         output.shape, output.type = like.shape, like.type
     anchor.graph.insert_before(anchor, node)
     return output
+
+
+def required(node: ir.Node, index: int) -> ir.Value:
+    """An input that the operator can't be without."""
+    value = node.inputs[index]
+    assert value is not None
+    return value
 
 
 def constant(graph: ir.Graph, values: Sequence[int]) -> ir.Value:
@@ -41,8 +49,6 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataTyp
     if name in graph.initializers:
         return graph.initializers[name]
     tensor = ir.Tensor(array, dtype=dtype, name=name)
-    value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
-    )
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     graph.register_initializer(value)
     return value

@@ -6,8 +6,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from hlap_export.passes.constant_reshapes import ConstantReshapes
-from hlap_export.passes.division_by_root import DivisionByRoot
 from hlap_export.passes.lower_attention import LowerAttention
+from hlap_export.passes.lower_norms import LowerNorms
+from hlap_export.passes.lower_rotary import LowerRotary
 from hlap_export.passes.name_constants import NameConstants
 from hlap_export.passes.name_dims import NameDims
 from hlap_export.passes.name_nodes import NameNodes
@@ -23,10 +24,12 @@ PORTABLE: tuple[ir.passes.PassBase, ...] = (
     TransposeLinearWeights(),  # before folding, which would do it by copying
     TiedHeadAsGemm(),
     Simplify(),
-    DivisionByRoot(),
     ConstantReshapes(),  # needs the tracer's shapes, so before nodes without any
     LowerAttention(),
+    LowerNorms(),
+    LowerRotary(),
     common.RemoveUnusedNodesPass(),  # the Shape nodes that computed reshape targets
+    common.RemoveUnusedOpsetsPass(),  # the tracer's own operators are gone
     NameNodes(wrapper="model"),
     NameConstants(),
     NameDims(DIMS),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 
 FOLDED_ELEMENTS = 1 << 16
-"""Largest constant that is computed at export: any vector of a decoder (Gemma's gain 1 + w), no matrix of a real one."""
+"""Largest constant that is computed at export: any vector of a decoder (Gemma's 1 + w), no matrix of a real one."""
 
 MERGED_ELEMENTS = 16
 """Largest constants that are merged when equal: axes and scalars, not two norms that happen to be all ones."""
@@ -23,7 +25,7 @@ class Simplify(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         before = model.graph.num_nodes()
         for _ in range(2):
-            optimizer.fold_constants(
+            cast(Any, optimizer).fold_constants(
                 model,
                 onnx_shape_inference=True,
                 input_size_limit=FOLDED_ELEMENTS,

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import onnx_ir as ir
-
-
-class _Annotated(Protocol):
-    doc_string: str | None
-
-    @property
-    def metadata_props(self) -> dict[str, str]: ...
 
 
 class StripProvenance(ir.passes.InPlacePass):
@@ -30,7 +22,7 @@ class StripProvenance(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
-def _annotated(graph: ir.Graph) -> Iterator[_Annotated]:
+def _annotated(graph: ir.Graph) -> Iterator[ir.Graph | ir.Node | ir.Value]:
     yield graph
     yield from graph.inputs
     yield from graph.initializers.values()

@@ -32,7 +32,7 @@ def _as_gemm(graph: ir.Graph, matmul: ir.Node, weight: ir.Value) -> None:
     """Replace one `MatMul` of [B, T, D] by reshape, `Gemm` and a reshape to the known shape of its output."""
     x, y = matmul.inputs[0], matmul.outputs[0]
     assert x is not None and x.shape is not None and weight.shape is not None and y.name is not None
-    rows, columns = weight.shape[0], weight.shape[1]
+    rows, columns = (int(dim) for dim in weight.shape.numpy())
     matrix = node_before(matmul, "Reshape", [x, constant(graph, [-1, columns])], {"allowzero": 0})
     product = node_before(matmul, "Gemm", [matrix, weight], {"transB": 1})
     lead = node_before(matmul, "Shape", [x], {"start": 0, "end": len(x.shape) - 1})

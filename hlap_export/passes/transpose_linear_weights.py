@@ -44,9 +44,9 @@ def transposed_weight(node: ir.Node) -> ir.Value | None:
 def _transposed(weight: ir.Value) -> ir.LazyTensor:
     stored = weight.const_value
     assert stored is not None
-    shape = ir.Shape(tuple(reversed(tuple(stored.shape))))
+    shape = ir.Shape(tuple(reversed(stored.shape.numpy())))
 
-    def evaluate() -> ir.Tensor:
+    def evaluate() -> ir.TensorProtocol:
         return ir.Tensor(np.ascontiguousarray(stored.numpy().T), dtype=stored.dtype, name=weight.name)
 
     return ir.LazyTensor(evaluate, dtype=stored.dtype, shape=shape, name=weight.name)

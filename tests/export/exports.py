@@ -1,0 +1,58 @@
+"""Exports of the tiny models: made once per session, read by many tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hlap_export.checkpoint import read_layout
+from hlap_export.export import MODEL_FILE, export
+from hlap_export.prune import prune
+from tests.plans import tiny_plan
+from tests.tiny import save_tiny
+
+GOLDEN_PLANS = ("dense", "suffix", "partial_heads")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TinyExport:
+    """A tiny checkpoint and what was exported from it."""
+
+    family: str
+    plan: str
+    dtype: str
+    checkpoint: Path
+    folder: Path
+
+    @property
+    def model_file(self) -> Path:
+        return self.folder / MODEL_FILE
+
+
+class TinyExports:
+    """Makes an export when it is first asked for, below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._made: dict[tuple[str, str, str], TinyExport] = {}
+
+    def get(self, family: str, plan: str = "dense", dtype: str = "float32") -> TinyExport:
+        key = (family, plan, dtype)
+        if key not in self._made:
+            checkpoint = tiny_checkpoint(self.root, family, plan)
+            folder = self.root / "-".join(("export", *key))
+            export(checkpoint, folder, dtype=dtype)
+            self._made[key] = TinyExport(family=family, plan=plan, dtype=dtype, checkpoint=checkpoint, folder=folder)
+        return self._made[key]
+
+
+def tiny_checkpoint(root: Path, family: str, plan: str) -> Path:
+    """The tiny model of a family, pruned by a plan unless that is "dense"."""
+    dense, pruned = root / f"{family}-dense", root / f"{family}-{plan}"
+    if not dense.exists():
+        save_tiny(dense, family)
+        for companion in ("tokenizer.json", "tokenizer_config.json", "modeling_own.py"):
+            (dense / companion).write_text("{}")
+    if not pruned.exists():
+        prune(dense, tiny_plan(plan, read_layout(dense)), pruned)
+    return pruned
