@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 from hlap_export.artifacts import machine_facts, package_versions, read_manifest
 from hlap_export.bench.latency import Protocol, Step, latency_row, time_pairs
 from hlap_export.bench.memory import measure_memory
-from hlap_export.bench.report import AdjustedLength, BenchReport, LatencyRow
+from hlap_export.bench.report import AdjustedLength, BenchReport, LatencyRow, MemoryRow
 from hlap_export.bench.steps import BATCH, decode_step, prefill_step
 from hlap_export.checkpoint import read_layout
 from hlap_export.engines import Session, open_session, usable_cores
@@ -78,39 +78,26 @@ def bench(
     """
     started, load_before = time.perf_counter(), _load_average()
     options = options or BenchOptions()
-    threads = options.threads or usable_cores()
     manifest, baseline_manifest = (read_manifest(folder, kind="engine") for folder in (candidate, baseline))
-    max_positions = min(read_layout(folder).max_positions for folder in (candidate, baseline))
-    prompts, adjusted_prompts = fit_lengths("prefill", prompt_lengths, limit=max_positions)
-    contexts, adjusted_contexts = fit_lengths("decode", context_lengths, limit=max_positions - 1)
-    cases = (*prompts, *contexts)
-    steps = _Steps(len(cases) + 2, on_progress)
-    memory_prompt = max((case.num_tokens for case in prompts), default=1)
-    # Memory first, so that no loaded engine takes the room of the one that is measured.
-    candidate_memory, baseline_memory = (
-        steps.then(measure_memory(folder, prompt_length=memory_prompt, threads=threads))
-        for folder in (candidate, baseline)
-    )
-    with open_session(candidate, threads=threads) as ours, open_session(baseline, threads=threads) as theirs:
-        provider = ours.provider
-        latency = tuple(steps.then(_time_case(case, ours, theirs, options)) for case in cases)
+    cases, adjusted = _fitting_cases((candidate, baseline), prompt_lengths, context_lengths)
+    measured = _measure((candidate, baseline), cases, options, on_progress)
     return BenchReport(
         candidate=str(candidate),
         candidate_digest=manifest.digest,
         baseline=str(baseline),
         baseline_digest=baseline_manifest.digest,
         engine=str(manifest.parameters["engine"]),
-        provider=provider,
+        provider=measured.provider,
         dtype=str(manifest.parameters["dtype"]),
         baseline_dtype=str(baseline_manifest.parameters["dtype"]),
-        threads=threads,
+        threads=measured.threads,
         batch=BATCH,
-        latency=latency,
-        adjusted_lengths=(*adjusted_prompts, *adjusted_contexts),
-        candidate_memory=candidate_memory,
-        baseline_memory=baseline_memory,
-        memory_prompt_length=memory_prompt,
-        noisy=any(row.noisy for row in latency),
+        latency=measured.latency,
+        adjusted_lengths=adjusted,
+        candidate_memory=measured.candidate_memory,
+        baseline_memory=measured.baseline_memory,
+        memory_prompt_length=_memory_prompt_length(cases),
+        noisy=any(row.noisy for row in measured.latency),
         load_average_before=load_before,
         load_average_after=_load_average(),
         seed=options.seed,
@@ -118,6 +105,40 @@ def bench(
         machine=machine_facts(),
         versions=package_versions(),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Measured:
+    provider: str
+    threads: int
+    candidate_memory: MemoryRow
+    baseline_memory: MemoryRow
+    latency: tuple[LatencyRow, ...]
+
+
+def _measure(
+    engines: tuple[Path, Path], cases: Sequence[Case], options: BenchOptions, on_progress: Callable[[int, int], None]
+) -> _Measured:
+    """Memory first, so that no loaded engine takes the room of the one that is measured; then every case."""
+    threads = options.threads or usable_cores()
+    prompt_length = _memory_prompt_length(cases)
+    steps = _Steps(len(cases) + len(engines), on_progress)
+    candidate_memory, baseline_memory = (
+        steps.then(measure_memory(folder, prompt_length=prompt_length, threads=threads)) for folder in engines
+    )
+    with open_session(engines[0], threads=threads) as ours, open_session(engines[1], threads=threads) as theirs:
+        return _Measured(
+            provider=ours.provider,
+            threads=threads,
+            candidate_memory=candidate_memory,
+            baseline_memory=baseline_memory,
+            latency=tuple(steps.then(_time_case(case, ours, theirs, options)) for case in cases),
+        )
+
+
+def _memory_prompt_length(cases: Sequence[Case]) -> int:
+    """The longest prompt that is timed: peak memory belongs to it."""
+    return max((case.num_tokens for case in cases if case.phase == "prefill"), default=1)
 
 
 class _Steps:
@@ -130,6 +151,16 @@ class _Steps:
         self._done += 1
         self._on_progress(self._done, self._total)
         return result
+
+
+def _fitting_cases(
+    engines: Sequence[Path], prompt_lengths: Sequence[int], context_lengths: Sequence[int]
+) -> tuple[tuple[Case, ...], tuple[AdjustedLength, ...]]:
+    """The cases that both engines have positions for; a decode step needs one position more than its context."""
+    max_positions = min(read_layout(folder).max_positions for folder in engines)
+    prompts, adjusted_prompts = fit_lengths("prefill", prompt_lengths, limit=max_positions)
+    contexts, adjusted_contexts = fit_lengths("decode", context_lengths, limit=max_positions - 1)
+    return (*prompts, *contexts), (*adjusted_prompts, *adjusted_contexts)
 
 
 def fit_lengths(

@@ -60,9 +60,7 @@ def verify(
     options: VerifyOptions | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> VerifyReport:
-    """Compare an engine with the checkpoint that it was made from, and measure its perplexity.
-
-    The report says whether it passed; `report.require_passed()` raises if it didn't.
+    """Compare an engine with its checkpoint, and measure its perplexity; `report.require_passed()` raises on failure.
 
     Args:
         candidate: engine folder.
@@ -84,8 +82,8 @@ def verify(
     baseline_digest = require_intact(baseline).digest if baseline else None
     with open_session(candidate, threads=options.threads) as session:
         tokens = _read_text(candidate, text, session.vocab_size, options)
-        total = 1 + (options.windows * (2 if baseline else 1) if tokens else 0)
-        steps = _Steps(total, on_progress)
+        num_engines = 2 if baseline else 1
+        steps = _Steps(1 + (num_engines * options.windows if tokens else 0), on_progress)
         dtype = str(manifest.parameters.get("dtype", session.dtype))
         parity = _parity(session, reference, tokens.ids if tokens else None, dtype, options)
         steps.advance()

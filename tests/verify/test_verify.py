@@ -13,7 +13,7 @@ import transformers
 from pydantic import ValidationError
 
 from hlap_export.artifacts import file_sha256, read_manifest
-from hlap_export.errors import ArtefactError, CheckFailed, ExportError, TextError
+from hlap_export.errors import ArtefactError, CheckFailed, CheckpointError, ExportError, TextError
 from hlap_export.families import FAMILIES
 from hlap_export.verify import VerifyOptions, VerifyReport, verify
 from hlap_export.verify.tolerances import TOLERANCES, tolerance_for
@@ -31,6 +31,11 @@ def add_tokenizer(folder: Path) -> None:
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="w0"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(folder)
+
+
+def remove_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
 
 
 def write_text(path: Path, *, words: int = 300) -> Path:
@@ -122,13 +127,26 @@ def test_text_is_used_when_there_is_a_tokenizer(tiny_engines: TinyEngines, tmp_p
 
 def test_without_a_tokenizer_the_report_says_that_the_ids_are_random(tiny_engines: TinyEngines, tmp_path: Path) -> None:
     engine = tiny_engines.get()
+    candidate = altered(engine.folder, tmp_path / "candidate", remove_tokenizer)
     text = write_text(tmp_path / "text.txt")
-    report = verify(engine.folder, engine.checkpoint, text=text, options=OPTIONS)
+    report = verify(candidate, engine.checkpoint, text=text, options=OPTIONS)
     assert (report.tokens.kind, report.tokens.seed) == ("random", 0)
     assert report.tokens.reason == "the engine's folder has no tokenizer"
     assert report.perplexity is None
-    again = verify(engine.folder, engine.checkpoint, text=text, options=OPTIONS)
+    again = verify(candidate, engine.checkpoint, text=text, options=OPTIONS)
     assert again.checks == report.checks
+
+
+def test_a_damaged_tokenizer_is_an_error_and_not_a_reason_for_random_ids(
+    tiny_engines: TinyEngines, tmp_path: Path
+) -> None:
+    def damage(folder: Path) -> None:
+        (folder / "tokenizer.json").write_text("{}")
+
+    engine = tiny_engines.get()
+    candidate = altered(engine.folder, tmp_path / "candidate", damage)
+    with pytest.raises(CheckpointError, match="expected a tokenizer"):
+        verify(candidate, engine.checkpoint, text=write_text(tmp_path / "text.txt"), options=OPTIONS)
 
 
 def test_a_text_that_is_too_short_is_refused(tiny_engines: TinyEngines, tmp_path: Path) -> None:
