@@ -114,7 +114,7 @@ def _tensorrt(engine: str) -> EngineFinding:
         version=version,
         can_build=False,
         can_run=False,
-        reason=NOT_YET if installed else f"{distribution} isn't installed (extra {extra!r})",
+        reason=NOT_YET if installed else f"{distribution} isn't installed: pip install 'hlap-export[{extra}]'",
     )
 
 

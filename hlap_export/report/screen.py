@@ -84,7 +84,7 @@ def _add_size(table: Table, size: Size) -> None:
 
 def _add_latency(table: Table, row: Latency) -> None:
     table.add_row(
-        f"{row.phase}, {row.num_tokens} tokens" + (" in cache" if row.phase == "decode" else ""),
+        f"{row.phase} {'of' if row.phase == 'prefill' else 'after'} {row.num_tokens} tokens",
         wording.in_ms(row.dense_p50_ms),
         wording.in_ms(row.pruned_p50_ms),
         f"×{row.speedup:.2f}",

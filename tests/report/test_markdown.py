@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from hlap_export.report.markdown import markdown_report
+from tests.report.sample import sample_summary
+
+
+def test_the_report_holds_every_number_of_the_summary() -> None:
+    text = markdown_report(sample_summary())
+    assert text.startswith("# reference model: 2 of 12 layers lose their attention and 1 keeps fewer heads\n")
+    for row in (
+        "| 10 | value only | 8 | 2 | 0.3 |",
+        "| 9 | full | 4 | 1 | – |",
+        "| KV cache per token | 3.00 KiB | 2.25 KiB | −25.0 % |",
+        "| calibration: calibration.txt, 32 windows of 256 tokens | 12.31 | **12.80** | 14.20 | 13.55 |",
+        "| held-out: evaluation.txt, 48 windows of 256 tokens | 13.60 | **14.11** | – | – |",
+        "| prefill logits | 2.1e-07 | at most 1.0e-04 | passed |",
+        "| prefill | 256 | 32.10 ms | 35.00 ms | 27.90 ms | 29.00 ms | ×1.15 | ×1.13 to ×1.18 |",
+        "hlap-export 0.1.0, torch 2.13.0",
+    ):
+        assert row in text
+
+
+def test_every_table_row_has_as_many_cells_as_its_heading() -> None:
+    widths: list[set[int]] = [set()]
+    for line in markdown_report(sample_summary()).splitlines():
+        if line.startswith("|"):
+            widths[-1].add(line.count("|"))
+        elif widths[-1]:
+            widths.append(set())
+    tables = [found for found in widths if found]
+    assert len(tables) == 5
+    assert all(len(found) == 1 for found in tables)
+
+
+def test_a_failed_check_stands_out() -> None:
+    text = markdown_report(sample_summary(logit_error=3e-2))
+    assert "Not verified" in text
+    assert "| prefill logits | 0.03 | at most 1.0e-04 | **failed** |" in text

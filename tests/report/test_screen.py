@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from hlap_export.report.screen import render_summary
+from hlap_export.report.summary import Summary
+from tests.report.sample import sample_summary
+
+
+def drawn(summary: Summary, width: int = 100) -> str:
+    console = Console(file=StringIO(), width=width)
+    console.print(render_summary(summary))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def row(text: str, start: str) -> list[str]:
+    """The cells of the line that starts with these words."""
+    line = next(line for line in text.splitlines() if line.strip().startswith(start))
+    return line.strip().removeprefix(start).split("  ")
+
+
+def cells(text: str, start: str) -> list[str]:
+    return [cell.strip() for cell in row(text, start) if cell.strip()]
+
+
+def test_the_table_shows_dense_pruned_and_change_of_each_thing() -> None:
+    text = drawn(sample_summary())
+    assert cells(text, "parameters") == ["2.41 M", "2.29 M", "−5.1 %"]
+    assert cells(text, "KV cache per token") == ["3.00 KiB", "2.25 KiB", "−25.0 %"]
+    assert cells(text, "perplexity (calibration)") == ["12.31", "12.80", "+4.0 %"]
+    assert cells(text, "every alpha 1") == ["14.20", "+15.4 %"]
+    assert cells(text, "attention dropped") == ["13.55", "+10.1 %"]
+    assert cells(text, "prefill of 256 tokens") == ["32.10 ms", "27.90 ms", "×1.15", "1.13 to 1.18"]
+    assert cells(text, "decode after 512 tokens") == ["1.31 ms", "1.09 ms", "×1.20", "1.16 to 1.25 *"]
+
+
+def test_the_layers_are_a_strip_and_each_change_is_named() -> None:
+    text = drawn(sample_summary())
+    assert "●●●●●●●●●◍◐○" in text
+    assert "layer 9: 4 query and 1 KV heads   layer 10: alpha 0.3   layer 11: alpha 0" in text
+
+
+def test_each_perplexity_says_its_text_and_windows() -> None:
+    text = drawn(sample_summary())
+    assert "calibration.txt, 32 windows of 256 tokens" in text
+    assert "evaluation.txt, 48 windows of 256 tokens" in text
+
+
+def test_a_failed_check_is_named_with_its_bound_and_never_called_verified() -> None:
+    text = drawn(sample_summary(logit_error=3e-2))
+    assert "✗ not verified: prefill logits 0.03 (at most 1.0e-04)" in text
+    assert "✓" not in text
+
+
+def test_a_busy_machine_is_admitted() -> None:
+    assert "machine was busy" in drawn(sample_summary())
+    assert "busy" not in drawn(sample_summary().model_copy(update={"is_noisy": False}))
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_nothing_is_cut_off(width: int) -> None:
+    text = drawn(sample_summary(), width)
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= width

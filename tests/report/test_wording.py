@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from hlap_export.report import wording
+from tests.report.sample import sample_summary
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.50 KiB"), (182 * 2**20, "182.0 MiB"), (3 * 2**40, "3.00 TiB")],
+)
+def test_bytes_are_in_binary_units(count: int, words: str) -> None:
+    assert wording.in_bytes(count) == words
+
+
+@pytest.mark.parametrize(("count", "words"), [(999, "999"), (2_410_000, "2.41 M"), (8_030_261_248, "8.03 G")])
+def test_counts_are_in_decimal_units(count: int, words: str) -> None:
+    assert wording.in_numbers(count) == words
+
+
+@pytest.mark.parametrize(("ratio", "words"), [(-0.051, "−5.1 %"), (0.2, "+20.0 %"), (0.0, "±0.0 %"), (-1e-9, "±0.0 %")])
+def test_changes_have_a_sign(ratio: float, words: str) -> None:
+    assert wording.percent(ratio) == words
+
+
+def test_the_headline_of_a_dense_run_says_that_nothing_was_pruned() -> None:
+    dense = sample_summary()
+    rows = tuple(row.model_copy(update={"attention": "full", "is_pruned": False}) for row in dense.layers)
+    assert wording.headline(dense.model_copy(update={"layers": rows})) == "nothing was pruned"
