@@ -3,11 +3,13 @@
     python -m benchmarks.reference_model.corpus --out build/corpus
     python -m benchmarks.reference_model.train --corpus build/corpus --out build/reference_model
 
-Hidden matrices are trained by Muon (orthogonalised momentum), embeddings, head and norms by AdamW; the
-learning rate warms up, stays, and falls linearly to zero. Windows are short (256) on the plateau, where attention
-would be half of the cost, and 512 during the decay. Interrupted training resumes from its last checkpoint; the
-order of the corpus depends only on the seed. `loss.csv` is the curve: step, tokens, window, learning-rate scale,
-training loss and (every `--eval-every` steps) held-out loss in nats per token.
+Hidden matrices are trained by Muon (orthogonalised momentum), embeddings, head and norms by AdamW; the learning
+rate warms up, stays, and falls linearly to zero. Batches are halved when it starts to fall; windows are short (256
+tokens) until the last steps, because attention over 512 would be half of the cost.
+
+Interrupted training resumes from its last checkpoint; the order of the corpus depends only on the seed. `loss.csv` is
+the curve: step, tokens, window, learning-rate scale, training loss and (every `--eval-every` steps) held-out loss in
+nats per token.
 """
 
 from __future__ import annotations
@@ -29,30 +31,40 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 2048
-BATCH_TOKENS = 8192
-PLATEAU_WINDOW = 256
-DECAY_WINDOW = 512
+PLATEAU_BATCH_TOKENS = 8192
+DECAY_BATCH_TOKENS = 4096
+SHORT_WINDOW = 256
+LONG_WINDOW = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """Linear warm-up, plateau, linear decay to zero (all in steps)."""
 
-    steps: int
     warmup: int = 100
-    decay_fraction: float = 0.4
+    plateau: int = 600
+    decay: int = 2000
+    long_windows: int = 400
 
     @property
-    def decay_steps(self) -> int:
-        return max(1, round(self.steps * self.decay_fraction))
+    def steps(self) -> int:
+        return self.warmup + self.plateau + self.decay
 
     def scale(self, step: int) -> float:
         """The factor on both learning rates at `step`, in [0, 1]."""
-        return min((step + 1) / self.warmup, 1.0, (self.steps - step) / self.decay_steps)
+        return min((step + 1) / self.warmup, 1.0, (self.steps - step) / self.decay)
 
     def window(self, step: int) -> int:
-        """Tokens per training window at `step`."""
-        return PLATEAU_WINDOW if step < self.steps - self.decay_steps else DECAY_WINDOW
+        """Tokens in one training window at `step`."""
+        return SHORT_WINDOW if step < self.steps - self.long_windows else LONG_WINDOW
+
+    def batch_tokens(self, step: int) -> int:
+        """Tokens in the batch at `step`."""
+        return PLATEAU_BATCH_TOKENS if step < self.warmup + self.plateau else DECAY_BATCH_TOKENS
+
+    def tokens_seen(self, steps: int) -> int:
+        """Tokens in the first `steps` batches."""
+        return sum(self.batch_tokens(step) for step in range(steps))
 
 
 def model_config() -> LlamaConfig:
@@ -106,7 +118,7 @@ def batches(stream: torch.Tensor, schedule: Schedule, seed: int) -> Iterator[tor
     generator = torch.Generator().manual_seed(seed)
     order, windows, window = torch.empty(0, dtype=torch.int64), stream[:0], 0
     for step in range(schedule.steps):
-        per_batch = BATCH_TOKENS // schedule.window(step)
+        per_batch = schedule.batch_tokens(step) // schedule.window(step)
         if window != schedule.window(step) or len(order) < per_batch:
             window = schedule.window(step)
             shift = int(torch.randint(window, (1,), generator=generator))
@@ -153,7 +165,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -171,7 +182,7 @@ def main() -> None:
 
     model = LlamaForCausalLM(model_config())
     print(f"{model.num_parameters() / 1e6:.2f} M parameters", flush=True)
-    schedule = Schedule(steps=arguments.steps)
+    schedule = Schedule()
     steppers = optimizers(model)
     base_rates = [group["lr"] for stepper in steppers for group in stepper.param_groups]
 
@@ -203,14 +214,15 @@ def main() -> None:
                 stepper.zero_grad(set_to_none=True)
 
             done = step + 1
-            evaluate = done % arguments.eval_every == 0 or done == arguments.steps
+            evaluate = done % arguments.eval_every == 0 or done == schedule.steps
             if done % 25 == 0 or evaluate:
                 window = schedule.window(step)
                 evaluation = held_out_loss(model, held_out["evaluation"], window) if evaluate else None
-                row = [done, done * BATCH_TOKENS, window, f"{schedule.scale(step):.4f}", f"{loss.item():.4f}"]
+                row = [done, schedule.tokens_seen(done), window, f"{schedule.scale(step):.4f}", f"{loss.item():.4f}"]
                 curve.writerow([*row, "" if evaluation is None else f"{evaluation:.4f}"])
                 file.flush()
-                rate = (done - first_step) * BATCH_TOKENS / (time.perf_counter() - started)
+                tokens = schedule.tokens_seen(done) - schedule.tokens_seen(first_step)
+                rate = tokens / (time.perf_counter() - started)
                 print(f"{done:5d} loss {loss.item():.3f} eval {evaluation} {rate:,.0f} tokens/s", flush=True)
             if evaluate:
                 state = {"model": model.state_dict(), "optimizers": [s.state_dict() for s in steppers], "step": done}
@@ -222,12 +234,12 @@ def main() -> None:
     tokenizer.save_pretrained(arguments.out / "model")
     facts = {
         "parameters": model.num_parameters(),
-        "training_tokens_seen": arguments.steps * BATCH_TOKENS,
+        "training_tokens_seen": schedule.tokens_seen(schedule.steps),
         "corpus_tokens": len(training),
         "held_out": {
             name: {
                 "tokens": len(tokens),
-                "perplexity_bfloat16_weights": math.exp(held_out_loss(released.float(), tokens, DECAY_WINDOW)),
+                "perplexity_bfloat16_weights": math.exp(held_out_loss(released.float(), tokens, SHORT_WINDOW)),
                 "perplexity_unigram": math.exp(unigram_loss(training, tokens)),
             }
             for name, tokens in held_out.items()
