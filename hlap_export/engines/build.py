@@ -13,6 +13,7 @@ from typing import cast
 from hlap_export.artifacts import (
     MANIFEST,
     Manifest,
+    disk_full,
     folder_digest,
     is_intact,
     read_manifest,
@@ -39,12 +40,16 @@ def build(export_dir: Path, out: Path, *, engine: str = "onnxruntime") -> Manife
     Raises:
         ArtefactError: `export_dir` isn't an export, was changed since, or the engine can't compile it.
         BackendMissing: the engine is unknown or can't run here.
+        OutputError: `out` isn't empty or can't be written, or the disk is too full for it.
     """
     backend = usable_backend(engine)
     source = read_manifest(export_dir, kind="onnx")
     if not is_intact(export_dir, source):
         raise _changed(export_dir, "export the checkpoint again")
     with written_whole(out) as folder:
+        # Asked beforehand, since compilers report a full disk in words of their own, or not at all.
+        if shutil.disk_usage(folder).free < sum(record.size_bytes for record in source.files.values()):
+            raise disk_full(out)
         started = time.perf_counter()
         compiled = backend.compile(export_dir, folder)
         build_seconds = time.perf_counter() - started

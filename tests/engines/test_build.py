@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -10,7 +12,7 @@ import pytest
 from hlap_export.artifacts import is_intact, read_manifest
 from hlap_export.engines import backends, build, open_session
 from hlap_export.engines import ort as ort_engine
-from hlap_export.errors import ArtefactError, BackendMissing
+from hlap_export.errors import ArtefactError, BackendMissing, OutputError
 from tests.tiny_engines import TinyEngines, altered
 
 
@@ -114,6 +116,22 @@ def test_bfloat16_which_the_cpu_provider_lacks_is_refused_with_what_to_do(
     ):
         tiny_engines.get("llama", "dense", "bfloat16")
     assert not (tiny_engines.root / "engine-llama-dense-bfloat16").exists()
+
+
+def test_a_disk_too_full_for_the_engine_is_said_beforehand(
+    tiny_engines: TinyEngines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tiny_engines.get()
+    weights = (engine.export / "model.onnx.data").stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=weights))
+    with pytest.raises(OutputError, match="the disk is full"):
+        build(engine.export, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_engine_holds_no_operator_of_one_cpus_blocked_layout(tiny_engines: TinyEngines) -> None:
+    nodes = onnx.load(tiny_engines.get().folder / "model.onnx", load_external_data=False).graph.node
+    assert {node.domain for node in nodes} <= {"", "com.microsoft"}
 
 
 def test_a_folder_that_is_no_engine_is_refused(tiny_engines: TinyEngines) -> None:
