@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hlap_export.artifacts import Manifest, folder_digest, require_free, write_manifest, written_whole
-from hlap_export.checkpoint import ModelLayout, load_model, read_layout
+from hlap_export.checkpoint import ModelLayout, check_weights, read_layout
 from hlap_export.errors import ExportError
 from hlap_export.export.io_contract import IOContract, io_contract, kv_bytes_per_token
 
@@ -126,13 +126,17 @@ def _flavour(flavour: str, dtype: str) -> Flavour:
 
 
 def _traced(checkpoint: Path, layout: ModelLayout, contract: IOContract, dtype: str) -> tuple[ir.Model, int]:
-    """The unoptimised graph, and the number of parameters (tied ones counted once)."""
+    """The unoptimised graph, its weights still on disk, and the number of parameters (tied ones counted once)."""
     import torch
 
     from hlap_export.export.onnx_from_torch import onnx_from_torch
+    from hlap_export.export.weightless import attach_weights, weightless_model
 
-    model = load_model(checkpoint, dtype=getattr(torch, dtype))
-    return onnx_from_torch(model, layout, contract), sum(parameter.numel() for parameter in model.parameters())
+    tensors = check_weights(checkpoint)
+    model = weightless_model(checkpoint, getattr(torch, dtype))
+    traced = onnx_from_torch(model, layout, contract)
+    attach_weights(traced, tensors)
+    return traced, sum(parameter.numel() for parameter in model.parameters())
 
 
 def _facts(model: ir.Model, layout: ModelLayout, dtype: str, num_parameters: int) -> dict[str, Any]:

@@ -31,7 +31,8 @@ BATCH_SIZE, NEW_TOKENS, PAST_TOKENS, PADDING = 2, 3, 5, 2
 def onnx_from_torch(model: nn.Module, layout: ModelLayout, contract: IOContract) -> ir.Model:
     """Trace `model` as a function of flat tensors and translate it to ONNX operators, unoptimised.
 
-    Weights stay references to the model's own tensors. Dimensions carry torch's symbols, not yet the contract's names.
+    Weights stay references to the model's own tensors, which may be fake (see `weightless.py`). Dimensions carry
+    torch's symbols, not yet the contract's names.
 
     Args:
         model: a causal LM in evaluation mode, in the dtype of the export.
