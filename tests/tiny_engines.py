@@ -26,11 +26,11 @@ class TinyEngine:
 
 
 class TinyEngines:
-    """Makes an engine when it is first asked for, below `root`."""
+    """Makes an engine when it is first asked for, below `root`, from one of `exports`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, exports: TinyExports) -> None:
         self.root = root
-        self._exports = TinyExports(root)
+        self._exports = exports
         self._made: dict[tuple[str, ...], TinyEngine] = {}
 
     def get(self, family: str = "llama", plan: str = "mixed", dtype: str = "float32") -> TinyEngine:
