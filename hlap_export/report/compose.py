@@ -56,7 +56,7 @@ def size_rows(timed: BenchReport) -> tuple[Size, ...]:
     return (
         Size(name="KV cache per token", unit="bytes", dense=dense.kv_bytes_per_token, pruned=pruned.kv_bytes_per_token),
         Size(name="engine on disk", unit="bytes", dense=dense.engine_file_bytes, pruned=pruned.engine_file_bytes),
-        Size(name="peak memory", unit="bytes", dense=dense.peak_rss_bytes, pruned=pruned.peak_rss_bytes),
+        Size(name="peak process memory", unit="bytes", dense=dense.peak_rss_bytes, pruned=pruned.peak_rss_bytes),
     )
 
 

@@ -43,6 +43,10 @@ def in_ms(milliseconds: float) -> str:
     return f"{milliseconds:.2f} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
 
 
+def in_threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def of_text(text: Text) -> str:
     return f"{text.name}, {text.num_windows} windows of {text.window_length} tokens"
 
@@ -87,12 +91,13 @@ def verdict(summary: Summary) -> str:
     failed = [check for check in summary.checks if not check.passed]
     if failed:
         return "not verified: " + "; ".join(f"{check.name} {of_check(check)}" for check in failed)
+    count = len(summary.checks)
+    said = f"verified: same as PyTorch in {count} of {count} checks"
     logits = [check for check in summary.checks if "logits" in check.name]
-    worst = max((check.value for check in logits), default=0.0)
-    return (
-        f"verified against PyTorch: {len(summary.checks)} of {len(summary.checks)} checks, "
-        f"worst relative logit error {worst:.1e}, greedy tokens agree {100 * summary.greedy_agreement:.4g} %"
-    )
+    if logits:
+        worst = max(logits, key=lambda check: check.value / check.bound)
+        said += f", logit error {in_digits(worst.value)} (bound {in_digits(worst.bound)})"
+    return f"{said}, greedy {100 * summary.greedy_agreement:.4g} %"
 
 
 def of_check(check: Check) -> str:
