@@ -20,9 +20,9 @@ from hlap_export.export.io_contract import IOContract
 from hlap_export.export.norms_and_rotary import norms_and_rotary_traced_as_nodes
 
 # torch's operator library is written in opset 18: asking for another one sends the graph through a version converter.
-# It is also the oldest that states everything here in plain operators (ReduceMean with axes as an input), which keeps
-# TensorRT 8.6 and later, OpenVINO and ONNX Runtime 1.14 and later within reach.
-OPSET = 18
+# It is from ONNX 1.13, old enough for deployed engines that lag behind. The file's IR version must be as old: torch
+# writes 10, which runtimes from before ONNX 1.16 refuse, and nothing here needs it.
+OPSET, IR_VERSION = 18, 8
 
 # No size that is traced may be 0 or 1: torch would take it for a constant. Two rows, one of them padded on the left.
 BATCH_SIZE, NEW_TOKENS, PAST_TOKENS, PADDING = 2, 3, 5, 2
@@ -55,6 +55,7 @@ def onnx_from_torch(model: nn.Module, layout: ModelLayout, contract: IOContract)
             verbose=False,
         )
     onnx_model = cast(ir.Model, traced.model)
+    onnx_model.ir_version = IR_VERSION
     _name_weights(onnx_model, model)
     return onnx_model
 
