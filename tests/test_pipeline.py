@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -25,6 +27,12 @@ from tests.tiny import save_tiny
 from tests.tiny_run import TINY_RECIPE, FinishedRun
 
 REPRODUCIBLE = ("checkpoint", "onnx/dense", "onnx/pruned")
+
+
+@pytest.fixture
+def copied(finished: FinishedRun, tmp_path: Path) -> FinishedRun:
+    """A finished run that a test may damage."""
+    return replace(finished, out=shutil.copytree(finished.out, tmp_path / "copy"))
 
 
 def resumed(finished: FinishedRun, recipe: Recipe = TINY_RECIPE) -> str:
@@ -77,25 +85,25 @@ def test_the_saved_recipe_repeats_the_run(finished: FinishedRun) -> None:
     assert saved == TINY_RECIPE.model_copy(update={"model": str(finished.model)})
 
 
-def test_a_resumed_run_makes_nothing_again(finished: FinishedRun) -> None:
-    assert made_again(resumed(finished)) == set()
+def test_a_resumed_run_makes_nothing_again(copied: FinishedRun) -> None:
+    assert made_again(resumed(copied)) == set()
 
 
-def test_a_changed_setting_makes_only_its_stage_again(finished: FinishedRun) -> None:
+def test_a_changed_setting_makes_only_its_stage_again(copied: FinishedRun) -> None:
     changed = TINY_RECIPE.model_copy(update={"verify": VerifySection(windows=2, window_length=32)})
-    said = resumed(finished, changed)
+    said = resumed(copied, changed)
     assert made_again(said) == {"verify"}
     assert "windows is now 2, was 3" in said
-    assert made_again(resumed(finished)) == {"verify"}
+    assert made_again(resumed(copied)) == {"verify"}
 
 
-def test_damaged_files_are_made_again_byte_for_byte(finished: FinishedRun) -> None:
-    before = {name: file_records(finished.out / name) for name in REPRODUCIBLE}
-    weights = finished.out / "checkpoint/model.safetensors"
+def test_damaged_files_are_made_again_byte_for_byte(copied: FinishedRun) -> None:
+    before = {name: file_records(copied.out / name) for name in REPRODUCIBLE}
+    weights = copied.out / "checkpoint/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\1\2\3\4")
-    (finished.out / "onnx/pruned/model.onnx").unlink()
-    assert made_again(resumed(finished)) == {"checkpoint", "onnx/pruned"}
-    assert {name: file_records(finished.out / name) for name in REPRODUCIBLE} == before
+    (copied.out / "onnx/pruned/model.onnx").unlink()
+    assert made_again(resumed(copied)) == {"checkpoint", "onnx/pruned"}
+    assert {name: file_records(copied.out / name) for name in REPRODUCIBLE} == before
 
 
 def test_a_plan_with_fewer_heads_and_a_layer_set_that_is_no_suffix_runs_through(
