@@ -117,7 +117,7 @@ def layout_of(config: Mapping[str, Any], where: str = "config.json") -> ModelLay
     """
     family = family_of(config, where)
     _refuse_foreign_code(family, config, where)
-    full = _with_defaults(family, config, where)
+    full = stock_config(family, config, where)
     num_heads, num_kv_heads = int(full.num_attention_heads), int(full.num_key_value_heads)
     if num_heads % num_kv_heads:
         raise CheckpointError(
@@ -157,8 +157,12 @@ def _refuse_foreign_code(family: Family, config: Mapping[str, Any], where: str) 
         )
 
 
-def _with_defaults(family: Family, config: Mapping[str, Any], where: str) -> Any:
-    """The stock configuration object, which fills in the architecture's defaults and checks types."""
+def stock_config(family: Family, config: Mapping[str, Any], where: str) -> Any:
+    """The config as transformers' own class of the family, which fills in defaults and checks types.
+
+    Raises:
+        CheckpointError: transformers refuses a value.
+    """
     import transformers
 
     stock = getattr(transformers, family.config_class)

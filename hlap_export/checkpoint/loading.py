@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hlap_export.checkpoint import remote_code
-from hlap_export.checkpoint.layout import read_config, read_layout
+from hlap_export.checkpoint.layout import read_config, read_layout, stock_config
 from hlap_export.checkpoint.tensors import CheckpointTensors, open_tensors
 from hlap_export.errors import CheckpointError
+from hlap_export.families import family_of
 
 if TYPE_CHECKING:
     import torch
@@ -95,9 +96,16 @@ def load_tokenizer(model: Path, *, trust_remote_code: bool = False) -> PreTraine
     """
     from transformers import AutoTokenizer
 
+    config, where = read_config(model), str(model / "config.json")
+    family = family_of(config, where)
     try:
         tokenizer = cast(Any, AutoTokenizer)  # its stubs leave the return type open
-        return tokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=trust_remote_code)
+        return tokenizer.from_pretrained(
+            model,
+            config=stock_config(family, config, where),  # else transformers warns of a pruned model's type
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+        )
     except Exception as error:  # missing and damaged tokenizers raise half a dozen unrelated types
         raise CheckpointError(
             where=str(model),
