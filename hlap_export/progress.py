@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich import progress as bars
 from rich.console import Console
+from rich.text import Text
 
 Step = Callable[[int, int], None]
 
@@ -58,10 +60,19 @@ class Progress:
             bars.SpinnerColumn(),
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
-            bars.TextColumn("{task.completed:.0f}/{task.total}", style="dim"),
             bars.TimeElapsedColumn(),
-            bars.TextColumn("left", style="dim"),
-            bars.TimeRemainingColumn(),
+            _StepsLeft(),
             console=self._console,
             transient=True,
         )
+
+
+class _StepsLeft(bars.ProgressColumn):
+    """Steps done and the time that the rest will take; nothing for a stage that doesn't count steps."""
+
+    def render(self, task: bars.Task) -> Text:
+        """What rich asks a column for."""
+        if task.total is None:
+            return Text()
+        remaining = "" if task.time_remaining is None else f", {timedelta(seconds=int(task.time_remaining))} left"
+        return Text(f"{task.completed:.0f} of {task.total:.0f}{remaining}", style="dim")

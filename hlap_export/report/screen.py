@@ -123,6 +123,9 @@ def _footer(summary: Summary) -> RenderableType:
         lines.append(Line("* the machine was busy: times are not to be trusted to their last digit", style="yellow"))
     machine = summary.machine
     lines.append(
-        Line(f"{summary.engine}, {summary.dtype}, {machine.get('cpu')}, {summary.threads} threads", style="dim")
+        Line(
+            f"{summary.engine}, {summary.dtype}, {machine.get('cpu')}, {wording.in_threads(summary.threads)}",
+            style="dim",
+        )
     )
     return Padding(Group(*lines), (0, 1, 1, 1))
