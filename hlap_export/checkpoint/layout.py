@@ -40,6 +40,7 @@ class ModelLayout:
     Attributes:
         layer_types: each layer's kind of attention ("full_attention", "sliding_attention"), None where the family
             has but one kind.
+        rope_type: how rotary frequencies are scaled, as transformers names it ("default", "llama3", "yarn", ...).
     """
 
     family: Family
@@ -54,6 +55,7 @@ class ModelLayout:
     sliding_window: int | None
     tied_embeddings: bool
     layer_types: tuple[str, ...] | None
+    rope_type: str
     biases: Biases
     layers: tuple[LayerAttention, ...]
 
@@ -139,6 +141,7 @@ def layout_of(config: Mapping[str, Any], where: str = "config.json") -> ModelLay
         sliding_window=getattr(full, "sliding_window", None),
         tied_embeddings=bool(full.tie_word_embeddings),
         layer_types=tuple(full.layer_types) if getattr(full, "layer_types", None) else None,
+        rope_type=cast(dict[str, str], getattr(full, "rope_parameters", None) or {}).get("rope_type", "default"),
         biases=family.biases(config),
         layers=_layers(config, full.num_hidden_layers, num_heads, num_kv_heads),
     )

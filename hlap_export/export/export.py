@@ -27,6 +27,8 @@ INLINE_BYTES = 1024
 
 BYTES_PER_ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2}
 
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+
 COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json", "added_tokens.json")
 """Beside tokenizer* and special_tokens_map.json, what a runtime reads next to the model."""
 
@@ -72,6 +74,7 @@ def export(checkpoint: Path, out: Path, *, flavour: str = "portable", dtype: str
     chosen = _flavour(flavour, dtype)
     require_free(out)
     layout = read_layout(checkpoint)
+    _require_static_rope(layout, checkpoint)
     contract = io_contract(layout, dtype)
     model, num_parameters = _traced(checkpoint, layout, contract, dtype)
     for declared in chosen.passes():
@@ -123,6 +126,17 @@ def _flavour(flavour: str, dtype: str) -> Flavour:
             fix="export with an available dtype",
         )
     return FLAVOURS[flavour]
+
+
+def _require_static_rope(layout: ModelLayout, checkpoint: Path) -> None:
+    """Refuse rotary frequencies that depend on the length: a trace would freeze those of its own short inputs."""
+    if layout.rope_type in LENGTH_DEPENDENT_ROPE:
+        raise ExportError(
+            where=str(checkpoint / "config.json"),
+            expected="rotary frequencies that don't depend on the sequence length (default, linear, llama3, yarn)",
+            found=f"rope_type {layout.rope_type!r}",
+            fix="choose another rope_type in config.json; below its original context length, default is the same",
+        )
 
 
 def _traced(checkpoint: Path, layout: ModelLayout, contract: IOContract, dtype: str) -> tuple[ir.Model, int]:

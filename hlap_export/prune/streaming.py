@@ -21,13 +21,15 @@ from hlap_export.checkpoint.tensors import INDEX_FILE, CheckpointTensors, Shard,
 from hlap_export.fold.edits import Edit, LayerEdits, layer_edits
 from hlap_export.plan.accounting import count_parameters
 from hlap_export.plan.pruning_plan import PruningPlan, validate_plan
+from hlap_export.prune.card import model_card
 from hlap_export.prune.config import pruned_config
 from hlap_export.prune.shards import DTYPE_NAMES, DTYPES, Computed, Copied, OutputTensor, TensorReader, write_shard
 
 PLAN_FILE = "plan.json"
+CARD_FILE = "README.md"
 # Weights in any format, other people's code, and a model card that describes the dense model stay behind.
 NOT_COPIED = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".msgpack", ".h5", ".py"}
-NOT_COPIED_NAMES = {"config.json", INDEX_FILE, "pytorch_model.bin.index.json", "README.md", "manifest.json"}
+NOT_COPIED_NAMES = {"config.json", INDEX_FILE, "pytorch_model.bin.index.json", CARD_FILE, "manifest.json"}
 
 Progress = Callable[[int, int], None]
 
@@ -55,6 +57,7 @@ def prune(model: Path, plan: PruningPlan, out: Path, *, on_progress: Progress | 
         _write_config(model, plan, layout, folder)
         (folder / remote_code.MODELING_FILE).write_text(remote_code.source(layout.family), encoding="utf-8")
         (folder / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
+        (folder / CARD_FILE).write_text(model_card(plan, layout), encoding="utf-8")
         copy_companions(model, folder)
         return write_manifest(
             folder,

@@ -19,6 +19,7 @@ from hlap_export.errors import ExportError, OutputError
 from hlap_export.export import DATA_FILE, export, io_contract, kv_bytes_per_token
 from hlap_export.families import FAMILIES
 from tests.export.exports import TinyExports
+from tests.tiny import save_tiny
 
 ONNX_TYPES = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16", "int64": "INT64"}
 
@@ -189,6 +190,18 @@ def test_a_flavour_or_dtype_that_is_not_built_is_refused_with_what_is(
 ) -> None:
     with pytest.raises(ExportError, match=available):
         export(tmp_path / "not looked at", tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_rotary_frequencies_that_change_with_the_length_are_refused(rope_type: str, tmp_path: Path) -> None:
+    dense = save_tiny(tmp_path / "dense", "mistral")
+    config = json.loads((dense / "config.json").read_text())
+    own = {"factor": 4.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    config["rope_parameters"] = {"rope_type": rope_type, "rope_theta": 10000.0, **own}
+    (dense / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError, match=f"rope_type '{rope_type}'"):
+        export(dense, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

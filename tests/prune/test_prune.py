@@ -126,6 +126,14 @@ def test_the_index_names_every_tensors_shard(dense: Path, tmp_path: Path) -> Non
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in _tensors(checkpoint).values())
 
 
+def test_the_card_names_each_changed_layer_and_no_other(tmp_path: Path) -> None:
+    card = (pruned(save_tiny(tmp_path / "dense", "llama"), "mixed", tmp_path / "out") / "README.md").read_text()
+    rows = [line for line in card.splitlines() if line.startswith("| ") and line[2].isdigit()]
+    assert [row.split("|")[1].strip() for row in rows] == ["0", "1", "2", "3"]
+    assert "2 of 6 query heads, 1 of 2 KV heads" in rows[2]
+    assert "alpha 0.7" in rows[1]
+
+
 def test_the_same_request_writes_the_same_bytes(dense: Path, tmp_path: Path) -> None:
     one, two = pruned(dense, "mixed", tmp_path / "one"), pruned(dense, "mixed", tmp_path / "two")
     assert read_manifest(one).files == read_manifest(two).files
