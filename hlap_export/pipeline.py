@@ -73,7 +73,7 @@ def run(
     asked = effective_recipe(recipe, model)
     dense = resolve_model(asked.model)
     usable_backend(asked.engine)
-    _require_evaluation_text(dense, asked.verify)
+    _require_evaluation_text(dense, asked.verify, trust_remote_code)
     stages = StageRunner(out, resume=resume, progress=progress or Progress(quiet=True))
 
     planned = _plan(stages, dense, asked.plan, trust_remote_code)
@@ -82,7 +82,7 @@ def run(
     checkpoints = {"dense": dense, "pruned": pruned}
     graphs = {name: _export(stages, name, checkpoint, asked.export) for name, checkpoint in checkpoints.items()}
     engines = {name: _build(stages, name, graph, asked.engine) for name, graph in graphs.items()}
-    verified = _verify(stages, engines, pruned, asked.verify)
+    verified = _verify(stages, engines, pruned, asked.verify, dense if trust_remote_code else None)
     timed = _bench(stages, engines, asked.bench)
 
     folders = Folders(checkpoints=checkpoints, graphs=graphs)
@@ -150,17 +150,26 @@ def _build(stages: StageRunner, name: str, graph: Path, engine: str) -> Path:
     )
 
 
-def _require_evaluation_text(dense: Path, asked: VerifySection) -> None:
+def _require_evaluation_text(dense: Path, asked: VerifySection, trust_remote_code: bool) -> None:
     """Find out that the text is missing or too short now, not after the search and two exports."""
     if has_tokenizer(dense):
         text = asked.text or reference_model.evaluation_text()
-        tokens = read_tokens(dense, text, vocab_size=read_layout(dense).vocab_size)
+        vocab_size = read_layout(dense).vocab_size
+        tokens = read_tokens(dense, text, vocab_size=vocab_size, trust_remote_code=trust_remote_code)
         spread_windows(tokens, windows=asked.windows, window_length=asked.window_length)
 
 
-def _verify(stages: StageRunner, engines: dict[str, Path], pruned: Path, asked: VerifySection) -> VerifyReport:
+def _verify(
+    stages: StageRunner, engines: dict[str, Path], pruned: Path, asked: VerifySection, trusted: Path | None
+) -> VerifyReport:
+    """Verify the pruned engine; `trusted` is the model folder where its own tokenizer code may run."""
     text = asked.text or reference_model.evaluation_text()
-    options = VerifyOptions(windows=asked.windows, window_length=asked.window_length)
+    options = VerifyOptions(
+        windows=asked.windows,
+        window_length=asked.window_length,
+        tokenizer=trusted,
+        trust_remote_code=trusted is not None,
+    )
     return stages.document(
         "verify.json",
         VerifyReport,

@@ -85,9 +85,9 @@ class VerifySection(_Section):
 class BenchSection(_Section):
     """What is timed, the pruned engine against the dense one."""
 
-    prompt_lengths: Lengths = (64, 256)
+    prompt_lengths: Lengths = (64, 256, 1024)
     """Prompt tokens of a prefill."""
-    context_lengths: Lengths = (64, 512)
+    context_lengths: Lengths = (64, 512, 2048)
     """Tokens already in the cache when one more is decoded."""
     repeats: Count = 20
     """Timed pairs (dense, pruned) for each length."""

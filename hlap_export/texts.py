@@ -32,7 +32,7 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
-def read_tokens(folder: Path, text: Path, *, vocab_size: int) -> TokenText:
+def read_tokens(folder: Path, text: Path, *, vocab_size: int, trust_remote_code: bool = False) -> TokenText:
     """Tokenise `text` with the tokenizer in `folder`.
 
     Raises:
@@ -48,7 +48,7 @@ def read_tokens(folder: Path, text: Path, *, vocab_size: int) -> TokenText:
             found=str(error.strerror if isinstance(error, OSError) else error),
             fix="pass another file to --text",
         ) from error
-    tokenizer = cast(Any, load_tokenizer(folder))
+    tokenizer = cast(Any, load_tokenizer(folder, trust_remote_code=trust_remote_code))
     ids: Ids = np.array(tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
     if ids.size == 0:
         raise TextError(

@@ -58,8 +58,8 @@ def bench(
     candidate: Path,
     baseline: Path,
     *,
-    prompt_lengths: Sequence[int] = (64, 256),
-    context_lengths: Sequence[int] = (64, 512),
+    prompt_lengths: Sequence[int] = (64, 256, 1024),
+    context_lengths: Sequence[int] = (64, 512, 2048),
     options: BenchOptions | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BenchReport:

@@ -91,7 +91,7 @@ def _search(
             fix="choose a window length in that range",
         )
     path = options.text or calibration_text()
-    text = read_tokens(model, path, vocab_size=layout.vocab_size)
+    text = read_tokens(model, path, vocab_size=layout.vocab_size, trust_remote_code=options.trust_remote_code)
     windows = spread_windows(text, windows=options.windows, window_length=options.window_length)
     return search_harp(
         load_model(model, dtype=torch.float32),

@@ -8,8 +8,8 @@ from hlap_export.plan.pruning_plan import AttentionPlan, KeepHeads, PruningPlan,
 
 _CARD = """# A layer-wise pruned {model_class}
 
-Made by hlap-export from a dense checkpoint whose licence still applies. {removed:.1%} of the decoder's linear weights and
-{kv_removed:.1%} of its KV cache are gone; plan.json says how that was decided.
+Made by hlap-export from a dense checkpoint, whose licence still applies. {removed:.1%} of the decoder's linear weights
+and {kv_removed:.1%} of its KV cache are gone; plan.json says how that was decided.
 
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained("this folder", trust_remote_code=True)

@@ -120,7 +120,7 @@ def _footer(summary: Summary) -> RenderableType:
     for perplexity in summary.perplexities:
         lines.append(Line(f"perplexity, {perplexity.measured_on}: {wording.of_text(perplexity.text)}", style="dim"))
     if summary.is_noisy:
-        lines.append(Line("* the machine was busy: times are not to be trusted to their last digit", style="yellow"))
+        lines.append(Line("* repeats of this row spread widely: don't trust its last digit", style="yellow"))
     machine = summary.machine
     lines.append(
         Line(

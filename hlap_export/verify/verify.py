@@ -36,6 +36,8 @@ class VerifyOptions:
         decode_steps: teacher-forced steps through the cache after the prompt.
         threads: CPU threads of the engines; None takes every usable core.
         seed: of the random ids, where there is no text or no tokenizer.
+        tokenizer: folder whose tokenizer reads the text; None takes the engine's own.
+        trust_remote_code: whether a tokenizer class that this folder brings along may be executed.
     """
 
     windows: int = 32
@@ -44,6 +46,8 @@ class VerifyOptions:
     decode_steps: int = 32
     threads: int | None = None
     seed: int = 0
+    tokenizer: Path | None = None
+    trust_remote_code: bool = False
 
     @property
     def parity_tokens(self) -> int:
@@ -124,9 +128,10 @@ class _Steps:
 
 
 def _read_text(candidate: Path, text: Path | None, vocab_size: int, options: VerifyOptions) -> TokenText | None:
-    if text is None or not has_tokenizer(candidate):
+    folder = options.tokenizer or candidate
+    if text is None or not has_tokenizer(folder):
         return None
-    tokens = read_tokens(candidate, text, vocab_size=vocab_size)
+    tokens = read_tokens(folder, text, vocab_size=vocab_size, trust_remote_code=options.trust_remote_code)
     # One "window" of all parity tokens: raises where the text is too short for them.
     spread_windows(tokens, windows=1, window_length=options.parity_tokens)
     return tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from hlap_export import reference_model
 from hlap_export.checkpoint import check_weights, load_model, load_tokenizer, read_layout
 from hlap_export.checkpoint.tensors import open_tensors
 from hlap_export.errors import CheckpointError
@@ -176,3 +178,27 @@ def test_layouts_equal_what_the_model_has(model_type: str, tmp_path: Path) -> No
     assert (attention.v_proj.bias is not None) == layout.biases.qkv
     assert (attention.o_proj.bias is not None) == layout.biases.output
     assert [layer.kind for layer in layout.layers] == ["full"] * layout.num_layers
+
+
+CUSTOM_TOKENIZER = """
+from transformers import PreTrainedTokenizerFast
+class CustomTokenizer(PreTrainedTokenizerFast):
+    brought_along = True
+"""
+
+
+def test_a_tokenizer_class_from_the_folder_runs_only_when_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    dense = save_tiny(tmp_path / "dense", "llama")
+    shutil.copyfile(reference_model.path() / "tokenizer.json", dense / "tokenizer.json")
+    (dense / "tokenization_custom.py").write_text(CUSTOM_TOKENIZER)
+    named = {
+        "tokenizer_class": "CustomTokenizer",
+        "auto_map": {"AutoTokenizer": [None, "tokenization_custom.CustomTokenizer"]},
+    }
+    (dense / "tokenizer_config.json").write_text(json.dumps(named))
+    assert hasattr(load_tokenizer(dense, trust_remote_code=True), "brought_along")
+    with pytest.raises(CheckpointError, match="custom code"):
+        load_tokenizer(dense)

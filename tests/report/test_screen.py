@@ -55,9 +55,9 @@ def test_a_failed_check_is_named_with_its_bound_and_never_called_verified() -> N
     assert "✓" not in text
 
 
-def test_a_busy_machine_is_admitted() -> None:
-    assert "machine was busy" in drawn(sample_summary())
-    assert "busy" not in drawn(sample_summary().model_copy(update={"is_noisy": False}))
+def test_rows_that_spread_widely_are_marked() -> None:
+    assert "spread widely" in drawn(sample_summary())
+    assert "spread widely" not in drawn(sample_summary().model_copy(update={"is_noisy": False}))
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
