@@ -61,20 +61,10 @@ class Manifest(BaseModel):
         """Identity of the content: the hash of the file records alone."""
         return digest_of({name: record.sha256 for name, record in self.files.items()})
 
-    @property
-    def key(self) -> str:
-        """Identity of the request: the hash of everything that decides the content."""
-        return request_key(self.kind, self.parameters, self.inputs)
-
 
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def request_key(kind: str, parameters: dict[str, Any], inputs: dict[str, str]) -> str:
-    """Hash of a stage's request, versions included: equal keys promise equal content."""
-    return digest_of({"kind": kind, "parameters": parameters, "inputs": inputs, "versions": package_versions()})
 
 
 def file_sha256(path: Path) -> str:

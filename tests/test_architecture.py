@@ -24,6 +24,7 @@ MAX_FUNCTION_LINES = 60
 # Each room may import from those before it in this list, and from itself.
 ORDER = (
     "errors",
+    "on_progress",
     "artifacts",
     "progress",
     "families",

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hlap_export import artifacts
 from hlap_export.artifacts import (
     folder_digest,
     is_intact,
     read_manifest,
-    request_key,
     require_free,
     write_manifest,
     write_text_whole,
@@ -64,19 +62,6 @@ def test_the_digest_of_a_plain_folder_is_that_of_its_content_not_of_its_place_or
     assert folder_digest(tmp_path / "one") == folder_digest(tmp_path / "two")
     (tmp_path / "two/a.txt").rename(tmp_path / "two/b.txt")
     assert folder_digest(tmp_path / "one") != folder_digest(tmp_path / "two")
-
-
-def test_the_request_key_depends_on_everything_that_decides_the_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = request_key("onnx", {"dtype": "float32"}, {"model": "d1"})
-    assert base == request_key("onnx", {"dtype": "float32"}, {"model": "d1"})
-    others = {
-        request_key("engine", {"dtype": "float32"}, {"model": "d1"}),
-        request_key("onnx", {"dtype": "float16"}, {"model": "d1"}),
-        request_key("onnx", {"dtype": "float32"}, {"model": "d2"}),
-    }
-    monkeypatch.setattr(artifacts, "package_versions", lambda: {"torch": "99"})
-    others.add(request_key("onnx", {"dtype": "float32"}, {"model": "d1"}))
-    assert len(others | {base}) == 5
 
 
 def test_a_folder_of_another_kind_is_refused(artefact: Path) -> None:

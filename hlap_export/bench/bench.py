@@ -16,6 +16,7 @@ from hlap_export.bench.report import AdjustedLength, BenchReport, LatencyRow, Me
 from hlap_export.bench.steps import BATCH, decode_step, prefill_step
 from hlap_export.checkpoint import read_layout
 from hlap_export.engines import Session, open_session, usable_cores
+from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 
 Result = TypeVar("Result")
 Phase = Literal["prefill", "decode"]
@@ -61,7 +62,7 @@ def bench(
     prompt_lengths: Sequence[int] = (64, 256, 1024),
     context_lengths: Sequence[int] = (64, 512, 2048),
     options: BenchOptions | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = ignore_progress,
 ) -> BenchReport:
     """Time two engines alternately in this process, and measure each one's memory in a process of its own.
 
@@ -117,12 +118,12 @@ class _Measured:
 
 
 def _measure(
-    engines: tuple[Path, Path], cases: Sequence[Case], options: BenchOptions, on_progress: Callable[[int, int], None]
+    engines: tuple[Path, Path], cases: Sequence[Case], options: BenchOptions, on_progress: OnProgress
 ) -> _Measured:
     """Memory first, so that no loaded engine takes the room of the one that is measured; then every case."""
     threads = options.threads or usable_cores()
     prompt_length = _memory_prompt_length(cases)
-    steps = _Steps(len(cases) + len(engines), on_progress)
+    steps = Steps(len(cases) + len(engines), on_progress)
     candidate_memory, baseline_memory = (
         steps.then(measure_memory(folder, prompt_length=prompt_length, threads=threads)) for folder in engines
     )
@@ -139,18 +140,6 @@ def _measure(
 def _memory_prompt_length(cases: Sequence[Case]) -> int:
     """The longest prompt that is timed: peak memory belongs to it."""
     return max((case.num_tokens for case in cases if case.phase == "prefill"), default=1)
-
-
-class _Steps:
-    """Counts finished measurements for the progress callback."""
-
-    def __init__(self, total: int, on_progress: Callable[[int, int], None]) -> None:
-        self._done, self._total, self._on_progress = 0, total, on_progress
-
-    def then(self, result: Result) -> Result:
-        self._done += 1
-        self._on_progress(self._done, self._total)
-        return result
 
 
 def _fitting_cases(

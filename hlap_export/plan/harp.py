@@ -20,6 +20,7 @@ import torch
 
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.errors import PlanError
+from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.plan.calibration import Calibration, UpperLayers, calibrate
 from hlap_export.plan.pruning_plan import (
     AlphaScore,
@@ -31,7 +32,6 @@ from hlap_export.plan.pruning_plan import (
 )
 
 ALPHA_GRID = tuple(step / 10 for step in range(11))
-OnProgress = Callable[[int, int], None]
 
 
 def default_num_layers(layout: ModelLayout) -> int:
@@ -46,7 +46,7 @@ def search_harp(
     *,
     text: TextWindows,
     num_layers: int,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = ignore_progress,
 ) -> PruningPlan:
     """Search the alphas of the last `num_layers` layers.
 
@@ -69,7 +69,7 @@ def search_harp(
             fix="prune fewer layers",
         )
     first_layer = layout.num_layers - num_layers
-    steps = _Steps(len(windows_NT) + len(ALPHA_GRID) * num_layers + 2, on_progress)
+    steps = Steps(len(windows_NT) + len(ALPHA_GRID) * num_layers + 2, on_progress)
     upper = UpperLayers(model, layout.family)
     dense = calibrate(model, upper, windows_NT, first_layer=first_layer, on_window=steps.advance)
 
@@ -126,14 +126,3 @@ def _run_value_only(upper: UpperLayers, h: torch.Tensor, alphas: Mapping[int, fl
             h = torch.add(h, upper.attention_update(layer, h), alpha=alphas[layer])
         h = upper.mlp_half(layer, h)
     return h
-
-
-class _Steps:
-    """Counts steps of equal worth for a progress bar."""
-
-    def __init__(self, total: int, on_progress: OnProgress) -> None:
-        self._done, self._total, self._on_progress = 0, total, on_progress
-
-    def advance(self) -> None:
-        self._done += 1
-        self._on_progress(self._done, self._total)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from hlap_export.checkpoint import load_model, read_layout
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.errors import PlanError, TextError
+from hlap_export.on_progress import OnProgress, ignore_progress
 from hlap_export.plan.pruning_plan import PruningPlan, TextWindows, plan_of_alphas
 from hlap_export.reference_model import calibration_text
 from hlap_export.texts import read_tokens, spread_windows
-
-if TYPE_CHECKING:
-    from hlap_export.plan.harp import OnProgress
 
 Method = Literal["harp", "fixed"]
 
@@ -44,7 +42,7 @@ def plan(
     num_layers: int | None = None,
     alphas: Mapping[int, float] | None = None,
     calibration: CalibrationOptions | None = None,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = ignore_progress,
 ) -> PruningPlan:
     """Decide which layers lose attention, and each one's alpha.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from hlap_export.checkpoint.layout import ModelLayout, read_config, read_layout
 from hlap_export.checkpoint.loading import check_weights
 from hlap_export.checkpoint.tensors import INDEX_FILE, CheckpointTensors, Shard, TensorRecord
 from hlap_export.fold.edits import Edit, LayerEdits, layer_edits
+from hlap_export.on_progress import OnProgress, ignore_progress
 from hlap_export.plan.accounting import count_parameters
 from hlap_export.plan.pruning_plan import PruningPlan, validate_plan
 from hlap_export.prune.card import model_card
@@ -31,17 +31,15 @@ CARD_FILE = "README.md"
 NOT_COPIED = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".msgpack", ".h5", ".py"}
 NOT_COPIED_NAMES = {"config.json", INDEX_FILE, "pytorch_model.bin.index.json", CARD_FILE, "manifest.json"}
 
-Progress = Callable[[int, int], None]
 
-
-def prune(model: Path, plan: PruningPlan, out: Path, *, on_progress: Progress | None = None) -> Manifest:
+def prune(model: Path, plan: PruningPlan, out: Path, *, on_progress: OnProgress = ignore_progress) -> Manifest:
     """Write the pruned checkpoint: safetensors, config.json with remote code, tokenizer, the plan, a manifest.
 
     Args:
         model: the dense checkpoint folder.
         plan: a plan made for it.
         out: a new or empty folder.
-        on_progress: called with (bytes written, bytes in all) after each shard.
+        on_progress: called with (bytes read, bytes in all) after each shard.
 
     Raises:
         CheckpointError: the dense checkpoint is unreadable, or config and weights disagree.
@@ -53,12 +51,12 @@ def prune(model: Path, plan: PruningPlan, out: Path, *, on_progress: Progress | 
     tensors = check_weights(model)
     edits = layer_edits(plan, layout)
     with written_whole(out) as folder:
-        _write_shards(tensors, edits, folder, on_progress or (lambda done, total: None))
+        _write_shards(tensors, edits, folder, on_progress)
         _write_config(model, plan, layout, folder)
         (folder / remote_code.MODELING_FILE).write_text(remote_code.source(layout.family), encoding="utf-8")
         (folder / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
         (folder / CARD_FILE).write_text(model_card(plan, layout), encoding="utf-8")
-        copy_companions(model, folder)
+        _copy_companions(model, folder)
         return write_manifest(
             folder,
             kind="checkpoint",
@@ -68,7 +66,7 @@ def prune(model: Path, plan: PruningPlan, out: Path, *, on_progress: Progress | 
         )
 
 
-def copy_companions(model: Path, out: Path) -> None:
+def _copy_companions(model: Path, out: Path) -> None:
     """Copy what belongs to a model besides weights and config: tokenizer, generation config, licence."""
     for path in sorted(model.iterdir()):
         is_companion = path.is_file() and path.suffix not in NOT_COPIED and path.name not in NOT_COPIED_NAMES
@@ -81,7 +79,9 @@ def _write_config(model: Path, plan: PruningPlan, layout: ModelLayout, out: Path
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_shards(tensors: CheckpointTensors, edits: tuple[LayerEdits, ...], out: Path, progress: Progress) -> None:
+def _write_shards(
+    tensors: CheckpointTensors, edits: tuple[LayerEdits, ...], out: Path, on_progress: OnProgress
+) -> None:
     reader = TensorReader(tensors)
     weight_map: dict[str, str] = {}
     total = sum(record.size_bytes for record in tensors.by_name.values())
@@ -93,7 +93,7 @@ def _write_shards(tensors: CheckpointTensors, edits: tuple[LayerEdits, ...], out
         weight_map |= {output.name: shard.name for output in outputs}
         written += sum(output.size_bytes for output in outputs)
         read += sum(record.size_bytes for record in shard.tensors)
-        progress(read, total)
+        on_progress(read, total)
     if len(tensors.shards) > 1:
         index = {"metadata": {"total_size": written}, "weight_map": dict(sorted(weight_map.items()))}
         (out / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,7 @@ from hlap_export.artifacts import file_sha256, folder_digest, machine_facts, pac
 from hlap_export.checkpoint import load_model
 from hlap_export.engines import Session, open_session, require_intact
 from hlap_export.errors import ArtefactError
+from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.texts import TokenText, has_tokenizer, read_tokens, spread_windows
 from hlap_export.verify.parity import Parity, Reference, check_parity, make_rows
 from hlap_export.verify.perplexity import compare_losses, window_losses
@@ -22,7 +22,6 @@ from hlap_export.verify.report import Perplexity, TokenSource, VerifyReport
 from hlap_export.verify.tolerances import tolerance_for
 
 Ids = NDArray[np.int64]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +61,7 @@ def verify(
     text: Path | None = None,
     baseline: Path | None = None,
     options: VerifyOptions | None = None,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: OnProgress = ignore_progress,
 ) -> VerifyReport:
     """Compare an engine with its checkpoint, and measure its perplexity; `report.require_passed()` raises on failure.
 
@@ -87,7 +86,7 @@ def verify(
     with open_session(candidate, threads=options.threads) as session:
         tokens = _read_text(candidate, text, session.vocab_size, options)
         num_engines = 2 if baseline else 1
-        steps = _Steps(1 + (num_engines * options.windows if tokens else 0), on_progress)
+        steps = Steps(1 + (num_engines * options.windows if tokens else 0), on_progress)
         dtype = str(manifest.parameters.get("dtype", session.dtype))
         parity = _parity(session, reference, tokens.ids if tokens else None, dtype, options)
         steps.advance()
@@ -114,17 +113,6 @@ def verify(
             machine=machine_facts(),
             versions=package_versions(),
         )
-
-
-class _Steps:
-    """Counts steps for the progress callback."""
-
-    def __init__(self, total: int, on_progress: Progress) -> None:
-        self._done, self._total, self._on_progress = 0, total, on_progress
-
-    def advance(self) -> None:
-        self._done += 1
-        self._on_progress(self._done, self._total)
 
 
 def _read_text(candidate: Path, text: Path | None, vocab_size: int, options: VerifyOptions) -> TokenText | None:
@@ -179,7 +167,7 @@ def torch_reference(checkpoint: Path, vocab_size: int) -> Reference:
 
 
 def _perplexity(
-    session: Session, baseline: Path | None, tokens: TokenText, options: VerifyOptions, steps: _Steps
+    session: Session, baseline: Path | None, tokens: TokenText, options: VerifyOptions, steps: Steps
 ) -> Perplexity:
     windows = spread_windows(tokens, windows=options.windows, window_length=options.window_length)
     candidate_losses = window_losses(session, windows, on_window=steps.advance)
