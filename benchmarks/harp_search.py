@@ -24,6 +24,7 @@ from hlap_export.artifacts import machine_facts, package_versions
 from hlap_export.checkpoint import load_model, read_layout
 from hlap_export.checkpoint.modeling_hlap import AttentionFreeLayer, ValueOnlyAttention
 from hlap_export.fold import layer_edits
+from hlap_export.plan.calibration import batches_of
 from hlap_export.plan.harp import ALPHA_GRID, default_num_layers, search_harp
 from hlap_export.plan.pruning_plan import TextWindows, plan_of_alphas
 from hlap_export.texts import read_tokens, spread_windows
@@ -40,16 +41,18 @@ def naive_alphas(model: Any, layout: Any, windows: torch.Tensor, num_layers: int
         for alpha in ALPHA_GRID:
             candidate = alphas | {layer: alpha}
             _swap_in(model, layout, state, candidate)
-            total = sum(
-                float(torch.nn.functional.cross_entropy(model(input_ids=window[None, :-1]).logits[0], window[1:]))
-                for window in windows
-            )
-            scores.append(total)
+            scores.append(sum(_loss_nats(model, windows[rows]) for rows in batches_of(*windows.shape)))
             for index in candidate:
                 model.model.layers[index] = dense_layers[index]
                 model.model.layers[index].self_attn = model.model.layers[index].dense_attention
         alphas[layer] = ALPHA_GRID[scores.index(min(scores))]
     return alphas
+
+
+def _loss_nats(model: Any, windows: torch.Tensor) -> float:
+    logits = model(input_ids=windows[:, :-1]).logits
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="sum")
+    return float(losses)
 
 
 def _swap_in(model: Any, layout: Any, state: dict[str, torch.Tensor], alphas: dict[int, float]) -> None:
@@ -118,7 +121,7 @@ def main() -> None:
         "versions": package_versions(),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{date.today().isoformat()}_harp_search.json"
+    path = arguments.out / f"{date.today().isoformat()}_harp_search_{arguments.window_length}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"naive / fast: {result['speedup_median']:.1f}x ({min(ratios):.1f} to {max(ratios):.1f}); written to {path}")
 

@@ -19,8 +19,8 @@ class Steps:
     def __init__(self, total: int, on_progress: OnProgress) -> None:
         self._done, self._total, self._on_progress = 0, total, on_progress
 
-    def advance(self) -> None:
-        self._done += 1
+    def advance(self, count: int = 1) -> None:
+        self._done += count
         self._on_progress(self._done, self._total)
 
     def then(self, result: Result) -> Result:

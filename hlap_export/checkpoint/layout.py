@@ -119,6 +119,7 @@ def layout_of(config: Mapping[str, Any], where: str = "config.json") -> ModelLay
     """
     family = family_of(config, where)
     _refuse_foreign_code(family, config, where)
+    _refuse_quantised(config, where)
     full = stock_config(family, config, where)
     num_heads, num_kv_heads = int(full.num_attention_heads), int(full.num_key_value_heads)
     if num_heads % num_kv_heads:
@@ -157,6 +158,17 @@ def _refuse_foreign_code(family: Family, config: Mapping[str, Any], where: str) 
             expected=f"a model that transformers' own {family.model_class} runs",
             found=f"one that brings its own code ({next(iter(code.values()))}), which is never executed",
             fix="use the family's standard checkpoint; if its code changes nothing, delete auto_map from config.json",
+        )
+
+
+def _refuse_quantised(config: Mapping[str, Any], where: str) -> None:
+    """Refuse weights that are packed or scaled integers: folds need the numbers themselves."""
+    if quantisation := config.get("quantization_config"):
+        raise CheckpointError(
+            where=where,
+            expected="floating-point weights",
+            found=f"a quantised checkpoint ({quantisation.get('quant_method', 'unknown method')})",
+            fix="prune the model that it was quantised from, and quantise afterwards",
         )
 
 

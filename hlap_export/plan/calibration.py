@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from hlap_export.checkpoint.modeling_hlap import AttentionFreeLayer
 from hlap_export.families import AlphaTarget, Family
 
-# Logits are made for so many values at a time, so that a large vocabulary doesn't decide the memory.
-LOGITS_AT_ONCE = 2**24
+# Work is done in pieces that stay in a core's cache: larger ones are slower, and a large vocabulary would decide the
+# memory.
+TOKENS_AT_ONCE = 1024
+LOGITS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +31,10 @@ class Calibration:
     targets: torch.Tensor
     layer_inputs: dict[int, torch.Tensor]
     perplexity: float
+
+    def batches(self) -> Iterator[slice]:
+        """The windows in batches of about `TOKENS_AT_ONCE` tokens."""
+        return batches_of(*self.targets.shape)
 
 
 class UpperLayers:
@@ -59,23 +66,24 @@ class UpperLayers:
         """The rest of the layer, after its attention: [N, T, D]."""
         return AttentionFreeLayer(self._layers[layer])(h_NTD)
 
-    def perplexity(self, h_NTD: torch.Tensor, targets_NT: torch.Tensor) -> float:
-        """Perplexity of the tokens, from the residual stream after the last layer."""
+    def loss_nats(self, h_NTD: torch.Tensor, targets_NT: torch.Tensor) -> float:
+        """Sum of the tokens' losses, from the residual stream after the last layer."""
         hidden, targets = self._model.model.norm(h_NTD).flatten(0, 1), targets_NT.flatten()
         chunk = max(1, LOGITS_AT_ONCE // self._model.config.vocab_size)
-        total = torch.zeros((), dtype=torch.float64)
+        total = 0.0
         for start in range(0, len(targets), chunk):
             h_CD, target_C = hidden[start : start + chunk], targets[start : start + chunk]
             logits_CV = self._model.lm_head(h_CD)
             if self._softcap is not None:
                 logits_CV = torch.tanh(logits_CV / self._softcap) * self._softcap
-            total += torch.nn.functional.cross_entropy(logits_CV.float(), target_C, reduction="sum").double()
-        return float(torch.exp(total / targets.numel()))
+            losses_C = torch.nn.functional.cross_entropy(logits_CV.float(), target_C, reduction="none")
+            total += losses_C.sum(dtype=torch.float64).item()
+        return total
 
 
 @torch.inference_mode()
 def calibrate(
-    model: Any, upper: UpperLayers, windows_NT: torch.Tensor, *, first_layer: int, on_window: Callable[[], None]
+    model: Any, upper: UpperLayers, windows_NT: torch.Tensor, *, first_layer: int, on_windows: Callable[[int], None]
 ) -> Calibration:
     """Run the dense model once over the windows and keep what enters each layer from `first_layer` up.
 
@@ -84,7 +92,7 @@ def calibrate(
         upper: its upper layers.
         windows_NT: token ids, [N, T].
         first_layer: the lowest layer whose input is kept.
-        on_window: called after each window.
+        on_windows: called with the number of windows done since the last call.
     """
     layers = model.model.layers
     # The final norm's input stands at index L, one past the last layer.
@@ -95,19 +103,22 @@ def calibrate(
         if index in captured
     ]
     try:
-        for window in windows_NT:
-            model.model(input_ids=window[None, :-1], use_cache=False)
-            on_window()
+        for rows in batches_of(*windows_NT.shape):
+            model.model(input_ids=windows_NT[rows, :-1], use_cache=False)
+            on_windows(len(windows_NT[rows]))
     finally:
         for hook in hooks:
             hook.remove()
     inputs = {index: torch.cat(kept) for index, kept in captured.items()}
-    targets = windows_NT[:, 1:]
-    return Calibration(
-        targets=targets,
-        perplexity=upper.perplexity(inputs.pop(len(layers)), targets),
-        layer_inputs=inputs,
-    )
+    targets, last = windows_NT[:, 1:], inputs.pop(len(layers))
+    loss = sum(upper.loss_nats(last[rows], targets[rows]) for rows in batches_of(*targets.shape))
+    return Calibration(targets=targets, perplexity=math.exp(loss / targets.numel()), layer_inputs=inputs)
+
+
+def batches_of(num_windows: int, window_length: int) -> Iterator[slice]:
+    """Slices over the windows, each of about `TOKENS_AT_ONCE` tokens and at least one window."""
+    size = max(1, TOKENS_AT_ONCE // window_length)
+    return (slice(start, start + size) for start in range(0, num_windows, size))
 
 
 def _keep_input(kept: list[torch.Tensor]) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:

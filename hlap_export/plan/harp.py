@@ -13,6 +13,7 @@ grid is 0.0, 0.1, ..., 1.0. Ties go to the smaller alpha: 0 also drops V and O.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,9 +70,9 @@ def search_harp(
             fix="prune fewer layers",
         )
     first_layer = layout.num_layers - num_layers
-    steps = Steps(len(windows_NT) + len(ALPHA_GRID) * num_layers + 2, on_progress)
+    steps = Steps(len(windows_NT) * (1 + num_layers), on_progress)
     upper = UpperLayers(model, layout.family)
-    dense = calibrate(model, upper, windows_NT, first_layer=first_layer, on_window=steps.advance)
+    dense = calibrate(model, upper, windows_NT, first_layer=first_layer, on_windows=steps.advance)
 
     alphas: dict[int, float] = {}
     searches: list[LayerSearch] = []
@@ -86,8 +87,8 @@ def search_harp(
         text=text,
         perplexity_dense=dense.perplexity,
         perplexity_planned=min(score.perplexity for score in searches[-1].curve),
-        perplexity_all_ones=_perplexity(upper, dense, dict.fromkeys(pruned, 1.0), steps.advance),
-        perplexity_all_dropped=_perplexity(upper, dense, dict.fromkeys(pruned, 0.0), steps.advance),
+        perplexity_all_ones=_perplexity(upper, dense, dict.fromkeys(pruned, 1.0)),
+        perplexity_all_dropped=_perplexity(upper, dense, dict.fromkeys(pruned, 0.0)),
         layers=tuple(searches),
     )
     return plan_of_alphas(layout, alphas, method="harp", search=record)
@@ -95,28 +96,31 @@ def search_harp(
 
 @torch.inference_mode()
 def _alpha_curve(
-    upper: UpperLayers, dense: Calibration, layer: int, above: Mapping[int, float], on_step: Callable[[], None]
+    upper: UpperLayers, dense: Calibration, layer: int, above: Mapping[int, float], on_windows: Callable[[int], None]
 ) -> tuple[AlphaScore, ...]:
     """Perplexity for each alpha of `layer`; the layers above have theirs, those below are dense."""
-    h = dense.layer_inputs[layer]
-    z = upper.attention_update(layer, h)
-    curve: list[AlphaScore] = []
-    for alpha in ALPHA_GRID:
-        after_layer = upper.mlp_half(layer, torch.add(h, z, alpha=alpha))
-        perplexity = upper.perplexity(_run_value_only(upper, after_layer, above), dense.targets)
-        curve.append(AlphaScore(alpha=alpha, perplexity=perplexity))
-        on_step()
-    return tuple(curve)
+    losses = [0.0] * len(ALPHA_GRID)
+    for rows in dense.batches():
+        h, targets = dense.layer_inputs[layer][rows], dense.targets[rows]
+        z = upper.attention_update(layer, h)
+        for index, alpha in enumerate(ALPHA_GRID):
+            after_layer = upper.mlp_half(layer, torch.add(h, z, alpha=alpha))
+            losses[index] += upper.loss_nats(_run_value_only(upper, after_layer, above), targets)
+        on_windows(len(h))
+    return tuple(
+        AlphaScore(alpha=alpha, perplexity=math.exp(loss / dense.targets.numel()))
+        for alpha, loss in zip(ALPHA_GRID, losses, strict=True)
+    )
 
 
 @torch.inference_mode()
-def _perplexity(
-    upper: UpperLayers, dense: Calibration, alphas: Mapping[int, float], on_step: Callable[[], None]
-) -> float:
+def _perplexity(upper: UpperLayers, dense: Calibration, alphas: Mapping[int, float]) -> float:
     """Perplexity with these alphas in the topmost layers."""
-    hidden = _run_value_only(upper, dense.layer_inputs[min(alphas)], alphas)
-    on_step()
-    return upper.perplexity(hidden, dense.targets)
+    inputs = dense.layer_inputs[min(alphas)]
+    loss = sum(
+        upper.loss_nats(_run_value_only(upper, inputs[rows], alphas), dense.targets[rows]) for rows in dense.batches()
+    )
+    return math.exp(loss / dense.targets.numel())
 
 
 def _run_value_only(upper: UpperLayers, h: torch.Tensor, alphas: Mapping[int, float]) -> torch.Tensor:

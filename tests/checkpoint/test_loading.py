@@ -90,6 +90,13 @@ def test_a_model_with_its_own_modeling_code_is_refused(tmp_path: Path) -> None:
         read_layout(dense)
 
 
+def test_a_quantised_model_is_refused_with_the_way_round(tmp_path: Path) -> None:
+    dense = save_tiny(tmp_path / "dense", "llama")
+    _edit_config(dense, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(CheckpointError, match=r"quantised checkpoint \(gptq\).*quantise afterwards"):
+        read_layout(dense)
+
+
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nowhere: expected a Hugging Face checkpoint.*no such folder"):
         read_layout(tmp_path / "nowhere")
