@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hlap_export.artifacts import Manifest, folder_digest, require_free, write_manifest, written_whole
 from hlap_export.checkpoint import ModelLayout, check_weights, read_layout
 from hlap_export.errors import ExportError
+from hlap_export.export.flavours import BYTES_PER_ELEMENT, flavour_of
 from hlap_export.export.io_contract import IOContract, io_contract, kv_bytes_per_token
 
 if TYPE_CHECKING:
@@ -25,34 +24,10 @@ LAYOUT_KEY = "hlap.layout"
 INLINE_BYTES = 1024
 """Tensors up to this size stay in model.onnx: scalars and axes, so that the graph can be read without its weights."""
 
-BYTES_PER_ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2}
-
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json", "added_tokens.json")
 """Beside tokenizer* and special_tokens_map.json, what a runtime reads next to the model."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Flavour:
-    """What kind of graph is made of the one trace.
-
-    Attributes:
-        passes: the declared pass order, looked up late because passes import onnx.
-        dtypes: the dtypes that weights and activations may have.
-    """
-
-    passes: Callable[[], tuple[ir.passes.PassBase, ...]]
-    dtypes: tuple[str, ...]
-
-
-def _portable() -> tuple[ir.passes.PassBase, ...]:
-    from hlap_export.passes import PORTABLE
-
-    return PORTABLE
-
-
-FLAVOURS: Mapping[str, Flavour] = {"portable": Flavour(passes=_portable, dtypes=tuple(BYTES_PER_ELEMENT))}
 
 
 def export(checkpoint: Path, out: Path, *, flavour: str = "portable", dtype: str = "float32") -> Manifest:
@@ -63,7 +38,7 @@ def export(checkpoint: Path, out: Path, *, flavour: str = "portable", dtype: str
     Args:
         checkpoint: a Hugging Face folder, dense or pruned.
         out: a new or empty folder.
-        flavour: which operators the graph uses; `FLAVOURS` lists what is available.
+        flavour: which operators the graph uses; `flavours.FLAVOURS` lists what is available.
         dtype: of weights, activations and KV cache. Logits are always float32.
 
     Raises:
@@ -71,7 +46,7 @@ def export(checkpoint: Path, out: Path, *, flavour: str = "portable", dtype: str
         CheckpointError: the checkpoint is unreadable, unsupported or inconsistent.
         OutputError: `out` can't be written.
     """
-    chosen = _flavour(flavour, dtype)
+    chosen = flavour_of(flavour, dtype)
     require_free(out)
     layout = read_layout(checkpoint)
     _require_static_rope(layout, checkpoint)
@@ -108,24 +83,6 @@ def layout_facts(layout: ModelLayout) -> dict[str, Any]:
             for layer in layout.layers
         ],
     }
-
-
-def _flavour(flavour: str, dtype: str) -> Flavour:
-    if flavour not in FLAVOURS:
-        raise ExportError(
-            where="--flavour",
-            expected=f"one of: {', '.join(FLAVOURS)}",
-            found=repr(flavour),
-            fix="export with an available flavour; portable runs on every ONNX engine",
-        )
-    if dtype not in FLAVOURS[flavour].dtypes:
-        raise ExportError(
-            where="--dtype",
-            expected=f"for flavour {flavour} one of: {', '.join(FLAVOURS[flavour].dtypes)}",
-            found=repr(dtype),
-            fix="export with an available dtype",
-        )
-    return FLAVOURS[flavour]
 
 
 def _require_static_rope(layout: ModelLayout, checkpoint: Path) -> None:
