@@ -80,22 +80,24 @@ class FakeSession:
         self.seen: list[tuple[int, int, int]] = []
         """(batch, new tokens, past tokens) of each call."""
 
-    def empty_cache(self, batch: int) -> KVCache:
+    def empty_cache(self, batch: int, capacity: int | None = None) -> KVCache:
         return KVCache(batch=batch, length=0, buffers=())
 
-    def load_cache(self, arrays: Sequence[Any]) -> KVCache:
+    def load_cache(self, arrays: Sequence[Any], capacity: int | None = None) -> KVCache:
         return KVCache(batch=arrays[0].shape[0], length=arrays[0].shape[2], buffers=tuple(arrays))
 
     def read_cache(self, cache: KVCache) -> tuple[Any, ...]:
         return tuple(cache.buffers)
 
-    def run(self, input_ids: Any, attention_mask: Any, position_ids: Any, past: KVCache) -> tuple[Any, KVCache]:
+    def run(
+        self, input_ids: Any, attention_mask: Any, position_ids: Any, past: KVCache, *, last_only: bool = False
+    ) -> tuple[Any, KVCache]:
         batch, tokens = input_ids.shape
         assert attention_mask.shape == (batch, past.length + tokens)
         assert position_ids.shape == input_ids.shape
         self.seen.append((batch, tokens, past.length))
         logits = np.asarray(self._logits(input_ids, position_ids), dtype=np.float32)
-        return logits, KVCache(batch=batch, length=past.length + tokens, buffers=())
+        return logits[:, -1:] if last_only else logits, KVCache(batch=batch, length=past.length + tokens, buffers=())
 
     def close(self) -> None:
         pass

@@ -12,12 +12,12 @@ BATCH = 1
 
 
 def prefill_step(session: Session, length: int, *, seed: int) -> Step:
-    """Run a prompt of `length` random tokens from an empty cache."""
+    """Run a prompt of `length` random tokens from an empty cache, for the logits of its last one."""
     ids = np.random.default_rng(seed).integers(0, session.vocab_size, (BATCH, length), dtype=np.int64)
     mask = np.ones((BATCH, length), dtype=np.int64)
     positions = np.arange(length, dtype=np.int64)[None]
-    empty = session.empty_cache(BATCH)
-    return lambda: session.run(ids, mask, positions, empty)
+    empty = session.empty_cache(BATCH, capacity=length)
+    return lambda: session.run(ids, mask, positions, empty, last_only=True)
 
 
 def decode_step(session: Session, context: int, *, seed: int) -> Step:
@@ -41,5 +41,6 @@ def random_cache(session: Session, length: int, *, seed: int) -> KVCache:
         return generator.standard_normal((BATCH, num_kv_heads, length, head_dim), dtype=np.float32)
 
     return session.load_cache(
-        [values(layer.num_kv_heads, layer.head_dim) for layer in session.kv_layers for _ in ("key", "value")]
+        [values(layer.num_kv_heads, layer.head_dim) for layer in session.kv_layers for _ in ("key", "value")],
+        capacity=length + 1,
     )

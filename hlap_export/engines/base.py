@@ -86,11 +86,17 @@ class Session(Protocol):
         """CPU threads of one operator."""
         ...
 
-    def empty_cache(self, batch: int) -> KVCache:
-        """A cache of no tokens, to start a prefill with."""
+    def empty_cache(self, batch: int, capacity: int | None = None) -> KVCache:
+        """A cache of no tokens, to start a prefill with.
+
+        Args:
+            batch: B.
+            capacity: tokens, padding included, that an engine with buffers of a fixed size makes room for at once; it
+                then allocates nothing until there are more of them. None, or too few: it grows in steps.
+        """
         ...
 
-    def load_cache(self, arrays: Sequence[Floats]) -> KVCache:
+    def load_cache(self, arrays: Sequence[Floats], capacity: int | None = None) -> KVCache:
         """A cache from float arrays [B, K, P, E]: key, value, key, value, ... in the order of `kv_layers`."""
         ...
 
@@ -99,7 +105,7 @@ class Session(Protocol):
         ...
 
     def run(
-        self, input_ids: Ints, attention_mask: Ints, position_ids: Ints, past: KVCache
+        self, input_ids: Ints, attention_mask: Ints, position_ids: Ints, past: KVCache, *, last_only: bool = False
     ) -> tuple[NDArray[np.float32], KVCache]:
         """Run T new tokens after P cached ones.
 
@@ -109,9 +115,11 @@ class Session(Protocol):
             position_ids: [B, T], counted without the padding.
             past: an earlier call's cache, or `empty_cache`. An engine may update it in place: don't use it again
                 except to repeat this very step.
+            last_only: return the logits of the last token alone, all that generation needs; an engine that can
+                doesn't compute the others.
 
         Returns:
-            The logits [B, T, V] in float32, and the cache of all S tokens.
+            The logits [B, T, V] ([B, 1, V] with `last_only`) in float32, and the cache of all S tokens.
         """
         ...
 

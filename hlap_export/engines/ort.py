@@ -107,11 +107,11 @@ class OnnxRuntimeSession:
         self.dtype = _DTYPES[caches[0].type]
         self.vocab_size = int(session.get_outputs()[0].shape[-1])
 
-    def empty_cache(self, batch: int) -> KVCache:
-        """A cache of no tokens."""
+    def empty_cache(self, batch: int, capacity: int | None = None) -> KVCache:
+        """A cache of no tokens; it is concatenated, so that no capacity can be set aside."""
         return self.load_cache([np.zeros(shape, dtype=np.float32) for shape in self._cache_shapes(batch, 0)])
 
-    def load_cache(self, arrays: Sequence[Floats]) -> KVCache:
+    def load_cache(self, arrays: Sequence[Floats], capacity: int | None = None) -> KVCache:
         """A cache from arrays [B, K, P, E]: key, value, ... in the order of `kv_layers`; rounded to `dtype`."""
         batch, _, length, _ = arrays[0].shape
         shapes = self._cache_shapes(batch, length)
@@ -124,9 +124,9 @@ class OnnxRuntimeSession:
         return tuple(np.array(cast(Any, buffer).numpy(), dtype=np.float32) for buffer in cache.buffers)
 
     def run(
-        self, input_ids: Ints, attention_mask: Ints, position_ids: Ints, past: KVCache
+        self, input_ids: Ints, attention_mask: Ints, position_ids: Ints, past: KVCache, *, last_only: bool = False
     ) -> tuple[NDArray[np.float32], KVCache]:
-        """Run T new tokens [B, T] after the P of `past`; returns logits [B, T, V] and the cache of all S."""
+        """Run T new tokens [B, T] after the P of `past`; returns logits [B, T, V] or the last, and the cache."""
         binding = self._session.io_binding()
         tokens = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         for name, array in tokens.items():
@@ -138,8 +138,9 @@ class OnnxRuntimeSession:
         self._session.run_with_iobinding(binding)
         logits, *present = binding.get_outputs()
         batch, length = attention_mask.shape
+        logits_BTV = logits.numpy()[:, -1:] if last_only else logits.numpy()
         # A copy: the buffer belongs to ONNX Runtime and goes back to its arena with the OrtValue.
-        return np.array(logits.numpy(), dtype=np.float32), KVCache(batch=batch, length=length, buffers=tuple(present))
+        return np.array(logits_BTV, dtype=np.float32), KVCache(batch=batch, length=length, buffers=tuple(present))
 
     def close(self) -> None:
         """Free the weights and the arena."""

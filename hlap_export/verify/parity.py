@@ -92,7 +92,7 @@ def check_parity(session: Session, rows: Sequence[Row], tolerance: Tolerance) ->
 
 def _single(session: Session, row: Row, *, chunks: int) -> tuple[list[Observed], list[Observed]]:
     """One row alone: its prompt in `chunks` parts, then token by token, fed the row's own tokens."""
-    cache = session.empty_cache(1)
+    cache = session.empty_cache(1, capacity=row.ids.size)
     parts = [
         *np.array_split(np.arange(row.prompt_length), chunks),
         *np.arange(row.prompt_length, row.ids.size)[:, None],
@@ -117,7 +117,7 @@ def _padded(session: Session, rows: Sequence[Row]) -> tuple[list[Observed], list
     positions = np.maximum(columns[None] - padding[:, None], 0).astype(np.int64)
     prefill: list[Observed] = []
     decode: list[Observed] = []
-    cache: KVCache = session.empty_cache(len(rows))
+    cache: KVCache = session.empty_cache(len(rows), capacity=width + num_steps)
     for start, end in [(0, width), *((at, at + 1) for at in range(width, width + num_steps))]:
         logits, cache = session.run(ids[:, start:end], mask[:, :end], positions[:, start:end], cache)
         for index, pad in enumerate(padding):

@@ -30,7 +30,7 @@ def window_losses(session: Session, windows: Ids, *, on_window: Callable[[], Non
     positions = np.arange(windows.shape[1], dtype=np.int64)[None]
     for ids in windows:
         # One window at a time: the logits of a large vocabulary are the largest thing in memory.
-        logits, _ = session.run(ids[None], ones, positions, session.empty_cache(1))
+        logits, _ = session.run(ids[None], ones, positions, session.empty_cache(1, capacity=ids.size))
         losses.append(float(token_losses(logits[0], ids).mean()))
         on_window()
     return np.array(losses)

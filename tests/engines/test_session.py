@@ -92,6 +92,20 @@ def test_a_cache_survives_reading_and_loading(tiny_engines: TinyEngines) -> None
     assert np.abs(another - direct).max() > 1e-3
 
 
+def test_the_last_logits_alone_are_the_last_of_all(tiny_engines: TinyEngines) -> None:
+    ids = tokens(2, 8)
+    with open_session(tiny_engines.get().folder, threads=1) as session:
+        whole, _ = run_whole(session, ids)
+        mask, positions = np.ones_like(ids), np.tile(np.arange(8), (2, 1))
+        last, cache = session.run(ids, mask, positions, session.empty_cache(2, capacity=8), last_only=True)
+        step = (ids[:, :1], np.ones((2, 9), np.int64), np.full((2, 1), 8))
+        after_last, _ = session.run(*step, cache)
+        _, whole_cache = run_whole(session, ids)
+        after_whole, _ = session.run(*step, whole_cache)
+    assert_close(last, whole[:, -1:])
+    assert_close(after_last, after_whole)
+
+
 def test_results_outlive_the_session_and_its_buffers(tiny_engines: TinyEngines) -> None:
     ids = tokens(1, 8)
     with open_session(tiny_engines.get().folder, threads=1) as session:
