@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from hlap_export.artifacts import machine_facts, package_versions
+from hlap_export.machine import disk_free_bytes, memory_available_bytes
 
 
 class _Finding(BaseModel):
@@ -54,8 +54,8 @@ def doctor() -> Diagnosis:
         nvidia_gpus=gpus,
         nvidia_reason=reason,
         machine=machine_facts(),
-        memory_free_bytes=_memory_free_bytes(),
-        disk_free_bytes=shutil.disk_usage(Path.cwd()).free,
+        memory_free_bytes=memory_available_bytes(),
+        disk_free_bytes=disk_free_bytes(Path.cwd()),
         versions=package_versions(),
     )
 
@@ -124,15 +124,4 @@ def _installed_version(*distributions: str) -> str | None:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-    return None
-
-
-def _memory_free_bytes() -> int | None:
-    """Memory that a new process can have without swapping; None where the system doesn't say."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
-        return None
-    for line in meminfo.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
     return None

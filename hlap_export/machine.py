@@ -1,0 +1,79 @@
+"""What this machine has left for a new process: memory and disk."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Group:
+    """The files of one version of Linux control groups: where memory is accounted, its limit and its use."""
+
+    mount: str
+    limit: str
+    usage: str
+    reclaimable: str
+
+
+_V2 = _Group(mount="sys/fs/cgroup", limit="memory.max", usage="memory.current", reclaimable="inactive_file")
+_V1 = _Group(
+    mount="sys/fs/cgroup/memory",
+    limit="memory.limit_in_bytes",
+    usage="memory.usage_in_bytes",
+    reclaimable="total_inactive_file",
+)
+
+
+def memory_available_bytes(root: Path = ROOT) -> int | None:
+    """Memory that a new process can have without swapping; None where the system doesn't say.
+
+    A container's limit counts as well as the machine's: /proc/meminfo shows only the latter.
+
+    Args:
+        root: where /proc and /sys lie.
+    """
+    meminfo = root / "proc/meminfo"
+    if not meminfo.is_file():
+        return None
+    machine = [int(line.split()[1]) * 1024 for line in _lines(meminfo) if line.startswith("MemAvailable:")]
+    return min([*machine, *_left_in_groups(root)], default=None)
+
+
+def disk_free_bytes(path: Path) -> int:
+    """Room on the disk that `path` is on, or will be on."""
+    exists = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(exists).free
+
+
+def _left_in_groups(root: Path) -> list[int]:
+    """What each control group that this process is in, and each one around it, still allows."""
+    left: list[int] = []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        group = _V2 if not controllers else _V1 if "memory" in controllers.split(",") else None
+        if group is None:
+            continue
+        mount = root / group.mount
+        # Inside a container the path may be the host's; its own group is then the mount itself.
+        innermost = mount / path.lstrip("/")
+        for folder in (innermost, *innermost.parents):
+            if folder.is_relative_to(mount) and (room := _left(folder, group)) is not None:
+                left.append(room)
+    return left
+
+
+def _left(folder: Path, group: _Group) -> int | None:
+    limit, usage = folder / group.limit, folder / group.usage
+    if not limit.is_file() or not usage.is_file() or limit.read_text().strip() == "max":
+        return None
+    # File pages that nobody uses count as used, but the kernel gives them up first.
+    cached = [int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.split()[0] == group.reclaimable]
+    return max(0, int(limit.read_text()) - int(usage.read_text()) + sum(cached))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
