@@ -14,28 +14,22 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hlap_export.digests import FileRecord, file_sha256, remember_sha256
 from hlap_export.errors import ArtefactError, OutputError
 
 MANIFEST = "manifest.json"
+NOTHING_KNOWN: Mapping[str, FileRecord] = MappingProxyType({})
 VERSIONED_PACKAGES = ("hlap-export", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
-
-
-class FileRecord(BaseModel):
-    """One file of an artefact."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sha256: str
-    size_bytes: int
 
 
 class Manifest(BaseModel):
@@ -65,11 +59,6 @@ class Manifest(BaseModel):
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache
@@ -102,13 +91,27 @@ def _cpu_model() -> str:
     return platform.processor() or "unknown"
 
 
-def file_records(folder: Path) -> dict[str, FileRecord]:
-    """Digest and size of every file below `folder` except its manifest, by relative POSIX path."""
+def file_records(folder: Path, *, known: Mapping[str, FileRecord] = NOTHING_KNOWN) -> dict[str, FileRecord]:
+    """Digest and size of every file below `folder` except its manifest, by relative POSIX path.
+
+    Args:
+        folder: an artefact, or any other folder.
+        known: records of files that were hashed while they were written: those aren't read again.
+    """
     return {
-        path.relative_to(folder).as_posix(): FileRecord(sha256=file_sha256(path), size_bytes=path.stat().st_size)
+        name: _file_record(path, known.get(name))
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
+        for name in [path.relative_to(folder).as_posix()]
     }
+
+
+def _file_record(path: Path, known: FileRecord | None) -> FileRecord:
+    stat = path.stat()
+    if known is None or known.size_bytes != stat.st_size:
+        return FileRecord(sha256=file_sha256(path), size_bytes=stat.st_size)
+    remember_sha256(path, known.sha256, since=stat)
+    return known
 
 
 def write_manifest(
@@ -118,8 +121,9 @@ def write_manifest(
     parameters: dict[str, Any],
     inputs: dict[str, str],
     facts: dict[str, Any] | None = None,
+    known: Mapping[str, FileRecord] = NOTHING_KNOWN,
 ) -> Manifest:
-    """Hash the folder's files and write its manifest; call it last, inside `written_whole`."""
+    """Hash the folder's files, save the `known` ones, and write its manifest; call it last, inside `written_whole`."""
     manifest = Manifest(
         kind=kind,
         parameters=parameters,
@@ -127,7 +131,7 @@ def write_manifest(
         versions=package_versions(),
         machine=machine_facts(),
         facts=facts or {},
-        files=file_records(folder),
+        files=file_records(folder, known=known),
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     return manifest

@@ -10,8 +10,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from hlap_export.artifacts import file_sha256
 from hlap_export.checkpoint import load_tokenizer
+from hlap_export.digests import file_sha256
 from hlap_export.errors import ArtefactError, TextError
 
 Ids = NDArray[np.int64]
