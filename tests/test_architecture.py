@@ -46,6 +46,7 @@ ORDER = (
     "bench",
     "report",
     "recipe",
+    "budget",
     "stages",
     "inspection",
     "doctor",

@@ -1,8 +1,8 @@
 """Trace without weights, then read them from the checkpoint one at a time while the file is written.
 
 A graph depends on shapes alone. The traced model's parameters are therefore fake tensors, which have a shape and no
-memory, and the ONNX initializers refer to the checkpoint's safetensors: exporting takes the memory of the largest
-tensor, not of the model.
+memory, and the ONNX initializers refer to the checkpoint's safetensors: exporting takes the memory of a few blocks
+of a tensor, not of the model.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from unittest import mock
 
 import onnx_ir as ir
 import torch
-from onnx_ir.tensor_adapters import TorchTensor
-from safetensors import safe_open
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from hlap_export.checkpoint.loading import model_class_of
 from hlap_export.checkpoint.tensors import CheckpointTensors
+from hlap_export.weights.stored import CheckpointRows
 
 
 def weightless_model(checkpoint: Path, dtype: torch.dtype) -> nn.Module:
@@ -50,23 +49,13 @@ def _parameters_are_fake(dtype: torch.dtype) -> Generator[None]:
 
 
 def attach_weights(model: ir.Model, tensors: CheckpointTensors) -> None:
-    """Let each initializer without data read the checkpoint's tensor of its name, when asked, in its own dtype."""
-    records = tensors.by_name
+    """Let each initializer without data read the checkpoint's tensor of its name, when written, in its own dtype."""
+    stored = CheckpointRows(tensors)
     for value in model.graph.initializers.values():
-        if isinstance(getattr(value.const_value, "raw", None), FakeTensor):
+        fake = value.const_value
+        if fake is not None and isinstance(getattr(fake, "raw", None), FakeTensor):
             assert value.name is not None
             # A tied pair is stored under either name.
-            name = value.name if value.name in records else "lm_head.weight"
-            value.const_value = _stored_tensor(value, tensors.folder / records[name].shard, name)
-
-
-def _stored_tensor(value: ir.Value, shard: Path, name: str) -> ir.LazyTensor:
-    fake = cast(Any, value.const_value)
-    dtype = cast(torch.dtype, fake.raw.dtype)
-
-    def read() -> ir.TensorProtocol:
-        with cast(Any, safe_open)(shard, framework="pt") as file:
-            tensor: torch.Tensor = file.get_tensor(name)
-        return TorchTensor(tensor.to(dtype), name=value.name)
-
-    return ir.LazyTensor(read, dtype=fake.dtype, shape=fake.shape, name=value.name)
+            name = value.name if value.name in stored else "lm_head.weight"
+            value.const_value = stored.tensor(name, fake.dtype)
+            value.const_value.name = value.name

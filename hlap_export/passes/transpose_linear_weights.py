@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
+
+from hlap_export.weights import transposed
 
 
 class TransposeLinearWeights(ir.passes.InPlacePass):
     """`MatMul(x, Transpose(W))` becomes `MatMul(x, W')` with W' = W transposed, under W's name.
 
     torch keeps a linear layer's weight as [out, in]; quantisers and engines look for a constant second input of
-    `MatMul`, [in, out]. The bytes are transposed when the model is written, one tensor at a time. A weight that is
+    `MatMul`, [in, out]. The bytes are transposed when the model is written, some rows at a time. A weight that is
     also read as it is, an embedding tied to the head, is left for `TiedHeadAsGemm`.
     """
 
@@ -20,8 +21,8 @@ class TransposeLinearWeights(ir.passes.InPlacePass):
             weight = transposed_weight(node)
             if weight is None or len(weight.uses()) != 1:
                 continue
-            weight.const_value = _transposed(weight)
-            weight.shape = ir.Shape(weight.const_value.shape)
+            turned = transposed(weight.const_value)
+            weight.const_value, weight.shape = turned, ir.Shape(turned.dims)
             ir.convenience.replace_all_uses_with(node.outputs[0], weight)
             model.graph.remove(node, safe=True)
             modified = True
@@ -39,14 +40,3 @@ def transposed_weight(node: ir.Node) -> ir.Value | None:
     if not readers or any(use.node.op_type != "MatMul" or use.idx != 1 for use in readers):
         return None
     return weight
-
-
-def _transposed(weight: ir.Value) -> ir.LazyTensor:
-    stored = weight.const_value
-    assert stored is not None
-    shape = ir.Shape(tuple(reversed(stored.shape.numpy())))
-
-    def evaluate() -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(stored.numpy().T), dtype=stored.dtype, name=weight.name)
-
-    return ir.LazyTensor(evaluate, dtype=stored.dtype, shape=shape, name=weight.name)
