@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from functools import singledispatch
 from itertools import groupby
 
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from hlap_export.bench.report import BenchReport
 from hlap_export.doctor import Diagnosis
+from hlap_export.generate import Generation
 from hlap_export.inspection import Inspection
 from hlap_export.progress import Progress
 from hlap_export.report import wording
@@ -46,6 +48,49 @@ def print_error(paragraph: str) -> None:
     """One paragraph on stderr; in a terminal it is wrapped at words."""
     console = Console(stderr=True, highlight=False)
     console.print(Text.assemble(("error: ", "bold red"), paragraph), soft_wrap=not console.is_terminal)
+
+
+def typed_lines() -> Iterator[str]:
+    """What a person types, line by line, until the end of the input; a pipe is one text."""
+    if not sys.stdin.isatty():
+        yield sys.stdin.read()
+        return
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            return
+        if line.strip():
+            yield line
+
+
+def write_text(text: str) -> None:
+    """A piece of generated text on stdout, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+ENDINGS = {
+    "stop_token": "the model",
+    "max_new_tokens": "--max-new-tokens",
+    "longest_context": "the model's longest context",
+}
+
+
+def end_text(generation: Generation, *, as_json: bool) -> None:
+    """After a generated text: how fast it came, on stderr; or all of it as JSON."""
+    if as_json:
+        show(generation, as_json=True)
+        return
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    speed = generation.decode_tokens_per_second
+    parts = (
+        f"{generation.num_prompt_tokens} tokens in {generation.first_token_ms:.0f} ms",
+        f"{len(generation.token_ids)} new tokens" + ("" if speed is None else f" at {speed:.1f} tokens/s"),
+        f"ended by {ENDINGS[generation.ended_by]}",
+    )
+    Console(stderr=True, highlight=False, soft_wrap=True).print(", ".join(parts), style="dim", markup=False)
 
 
 @singledispatch
