@@ -1,0 +1,166 @@
+"""Weights of linear layers and embeddings in 4 or 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import onnx_ir as ir
+
+from hlap_export.passes.blockwise import Blockwise
+from hlap_export.passes.nodes import constant, node_before, required
+from hlap_export.passes.transpose_linear_weights import transposed_weight
+from hlap_export.weights import StreamedRows, derived, streamed, transposed
+
+MICROSOFT = "com.microsoft"
+
+INT8_ARITHMETIC = 4
+"""`accuracy_level`: activations are rounded to 8 bits, block by block, and multiplied as integers.
+
+Measured on one AVX-512 core, [1, 2048] x [2048, 4096]: 0.20 ms in 4 bits instead of 0.72 with float activations, and
+0.24 instead of 56 in 8 bits, for which there is no other fast kernel. It adds 0.5% to the error of 8-bit weights and
+nothing that can be seen to that of 4-bit ones.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A matrix [N, K] as packed weights [N, G, b], scales [N, G] and zero points, all initializers."""
+
+    format: Blockwise
+    rows: int
+    columns: int
+    packed: ir.Value
+    scales: ir.Value
+    zero_points: ir.Value
+
+
+class QuantiseWeights(ir.passes.InPlacePass):
+    """`MatMul(x, W)` becomes `MatMulNBits`, and the embedding's `Gather` becomes `GatherBlockQuantized`.
+
+    That is every linear layer, the head too. An embedding that is tied to the head reads the head's packed matrix, so
+    that the vocabulary is stored once; any other has a format of its own. Its rows must be whole blocks, or else it
+    stays as it is. Nothing is computed before the file is written.
+
+    Args:
+        linear: how the matrices of linear layers are stored.
+        embedding: how an embedding is stored that is no head's too.
+    """
+
+    def __init__(self, linear: Blockwise, embedding: Blockwise) -> None:
+        super().__init__()
+        self.linear, self.embedding = linear, embedding
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        before = graph.num_nodes(), len(graph.initializers)
+        stored: dict[ir.Value, _Stored] = {}
+        for node in list(graph):
+            if (weight := _linear_weight(node)) is not None:
+                if weight not in stored:
+                    stored[weight] = _store(graph, weight, _rows(node, weight), self.linear)
+                _multiply(node, stored[weight])
+        for node in list(graph):
+            if (table := _embedding_table(node, self.embedding.block_size)) is not None:
+                if table not in stored:
+                    matrix = streamed(table.const_value)
+                    stored[table] = _store(graph, table, matrix, self.embedding, as_table=True)
+                _look_up(node, stored[table])
+        for weight in stored:
+            _remove_if_unread(graph, weight)
+        if stored:
+            graph.opset_imports[MICROSOFT] = 1
+        return ir.passes.PassResult(model, before != (graph.num_nodes(), len(graph.initializers)))
+
+
+def _linear_weight(node: ir.Node) -> ir.Value | None:
+    """The initializer that a `MatMul` multiplies by, as it is or transposed."""
+    if node.op_type != "MatMul" or node.domain:
+        return None
+    factor = required(node, 1)
+    producer = factor.producer()
+    if producer is not None:
+        return transposed_weight(producer)
+    return factor if factor.is_initializer() and _is_matrix(factor) else None
+
+
+def _rows(matmul: ir.Node, weight: ir.Value) -> StreamedRows:
+    """The weight as torch keeps it, [out, in]."""
+    is_direct = matmul.inputs[1] is weight
+    return transposed(weight.const_value) if is_direct else streamed(weight.const_value)
+
+
+def _embedding_table(node: ir.Node, block_size: int) -> ir.Value | None:
+    """The initializer [V, D] of which a `Gather` reads the rows of the input ids, if D is a number of blocks."""
+    if node.op_type != "Gather" or node.domain or required(node, 1).name != "input_ids":
+        return None
+    table = required(node, 0)
+    if not table.is_initializer() or not _is_matrix(table) or streamed(table.const_value).dims[1] % block_size:
+        return None
+    return table
+
+
+def _is_matrix(value: ir.Value) -> bool:
+    return value.shape is not None and len(value.shape) == 2 and value.dtype == ir.DataType.FLOAT
+
+
+def _store(
+    graph: ir.Graph, weight: ir.Value, matrix: StreamedRows, blockwise: Blockwise, *, as_table: bool = False
+) -> _Stored:
+    """Register the parts of a matrix [N, K]; those of a table [N, G * b] are what `GatherBlockQuantized` reads."""
+    assert weight.name is not None
+    rows, columns = matrix.dims
+    packed, *others = blockwise.parts(weight.name, rows, columns)
+    if as_table:
+        packed = replace(packed, shape=(rows, prod(packed.shape[1:])))
+    parts = (packed, *others)
+    values: list[ir.Value] = []
+    for part, tensor in zip(parts, derived(matrix, blockwise.quantise, parts), strict=True):
+        shape, kind = ir.Shape(part.shape), ir.TensorType(part.dtype)
+        values.append(ir.Value(name=part.name, type=kind, shape=shape, const_value=tensor))
+        graph.register_initializer(values[-1])
+    return _Stored(blockwise, rows, columns, *values)
+
+
+def _multiply(matmul: ir.Node, weight: _Stored) -> None:
+    attributes = {
+        "K": weight.columns,
+        "N": weight.rows,
+        "bits": weight.format.bits,
+        "block_size": weight.format.block_size,
+        "accuracy_level": INT8_ARITHMETIC,
+    }
+    inputs = [matmul.inputs[0], weight.packed, weight.scales, weight.zero_points]
+    _replace(matmul, "MatMulNBits", inputs, attributes)
+
+
+def _look_up(gather: ir.Node, table: _Stored) -> None:
+    graph, packed = gather.graph, table.packed
+    assert graph is not None
+    if packed.shape is not None and len(packed.shape) == 3:  # the head's blocks; a reshape takes no copy
+        packed = node_before(gather, "Reshape", [packed, constant(graph, [table.rows, -1])], {"allowzero": 0})
+    attributes = {
+        "bits": table.format.bits,
+        "block_size": table.format.block_size,
+        "gather_axis": 0,
+        "quantize_axis": 1,
+    }
+    inputs = [packed, gather.inputs[1], table.scales, table.zero_points]
+    _replace(gather, "GatherBlockQuantized", inputs, attributes)
+
+
+def _replace(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, int]) -> None:
+    assert node.graph is not None
+    quantised = ir.node(op_type, inputs, attributes, domain=MICROSOFT, name=node.name)
+    quantised.metadata_props.update(node.metadata_props)
+    ir.convenience.replace_nodes_and_values(node.graph, node, [node], [quantised], node.outputs, quantised.outputs)
+
+
+def _remove_if_unread(graph: ir.Graph, weight: ir.Value) -> None:
+    """Drop the float matrix, and the transpose that nothing reads any more."""
+    for use in weight.uses():
+        if use.node.op_type == "Transpose" and not use.node.outputs[0].uses():
+            graph.remove(use.node, safe=True)
+    if not weight.uses() and weight.name is not None:
+        del graph.initializers[weight.name]

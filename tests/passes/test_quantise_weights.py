@@ -1,0 +1,142 @@
+"""Linear layers and embeddings in 4 and 8 bits, against what their stored numbers mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from hlap_export.passes.blockwise import Blockwise
+from hlap_export.passes.quantise_weights import QuantiseWeights
+from tests.passes.dequantised import dequantised
+
+RANDOM = np.random.default_rng(0)
+V, D = 12, 64
+W_VD = RANDOM.standard_normal((V, D)).astype(np.float32)
+E_VD = RANDOM.standard_normal((V, D)).astype(np.float32)
+IDS = np.array([[0, 11, 3], [7, 7, 1]])
+
+LINEAR = """
+<ir_version: 8, opset_import: ["" : 18]>
+linear (float[B, T, 64] x, float[64, 12] w) => (float[B, T, 12] y) { y = MatMul (x, w) }
+"""
+UNTIED = """
+<ir_version: 8, opset_import: ["" : 18]>
+untied (int64[B, T] input_ids, float[12, 64] e, float[64, 12] w) => (float[B, T, 12] y, float[B, T, 64] x)
+{
+    x = Gather (e, input_ids)
+    y = MatMul (x, w)
+}
+"""
+TIED = """
+<ir_version: 8, opset_import: ["" : 18]>
+tied (int64[B, T] input_ids, float[B, T, 64] h, float[12, 64] w) => (float[B, T, 12] y, float[B, T, 64] x)
+{
+    x = Gather (w, input_ids)
+    turned = Transpose <perm = [1, 0]> (w)
+    y = MatMul (h, turned)
+}
+"""
+
+
+def with_weights(text: str, **weights: np.ndarray) -> ir.Model:
+    model = ir.from_onnx_text(text)
+    for value in list(model.graph.inputs):
+        if value.name in weights:
+            model.graph.inputs.remove(value)
+            value.const_value = ir.Tensor(weights[value.name], name=value.name)
+            model.graph.register_initializer(value)
+    return model
+
+
+def quantised(model: ir.Model, bits: int = 4, block_size: int = 16, embedding_bits: int = 8) -> ir.Model:
+    linear, embedding = (Blockwise(bits=each, block_size=block_size) for each in (bits, embedding_bits))
+    assert QuantiseWeights(linear, embedding)(model).modified
+    return model
+
+
+def run(model: ir.Model, **feeds: np.ndarray) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return [np.asarray(output) for output in session.run(None, feeds)]
+
+
+def meaning(model: ir.Model, name: str, bits: int, columns: int = D) -> np.ndarray:
+    """The matrix [rows, columns] that the stored parts of `name` stand for."""
+    stored = [
+        model.graph.initializers[f"{name}.{part}"].const_value for part in (f"int{bits}", "scales", "zero_points")
+    ]
+    return dequantised(*(tensor.numpy() for tensor in stored), bits=bits, columns=columns)
+
+
+def exact_activations(*shape: int, block_size: int) -> np.ndarray:
+    """Numbers that rounding activations to 8 bits leaves as they are: integers up to 127, which every block reaches."""
+    x = RANDOM.integers(-127, 128, shape).astype(np.float32)
+    x[..., ::block_size] = 127
+    return x
+
+
+@pytest.mark.parametrize("block_size", [16, 32, 64])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_linear_layer_computes_with_what_its_stored_weights_mean(bits: int, block_size: int) -> None:
+    model = quantised(with_weights(LINEAR, w=W_VD.T.copy()), bits, block_size)
+    assert [node.op_type for node in model.graph] == ["MatMulNBits"]
+    x = exact_activations(2, 3, D, block_size=block_size)
+    expected = x @ meaning(model, "w", bits).T
+    assert np.abs(run(model, x=x)[0] - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_last_block_that_is_not_full_changes_nothing(bits: int) -> None:
+    text = LINEAR.replace("64", "40")
+    model = quantised(with_weights(text, w=W_VD[:, :40].T.copy()), bits, 32)
+    x = exact_activations(1, 5, 40, block_size=32)
+    expected = x @ meaning(model, "w", bits, columns=40).T
+    assert np.abs(run(model, x=x)[0] - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("embedding_bits", [4, 8])
+def test_an_embedding_of_its_own_has_a_format_of_its_own(embedding_bits: int) -> None:
+    model = with_weights(UNTIED, e=E_VD, w=W_VD.T.copy())
+    quantised(model, bits=4, embedding_bits=embedding_bits)
+    _, x = run(model, input_ids=IDS)
+    assert np.allclose(x, meaning(model, "e", embedding_bits)[IDS], rtol=1e-6, atol=1e-6)
+    assert {"e", "w"}.isdisjoint(model.graph.initializers)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_tied_embedding_reads_the_matrix_of_the_head(bits: int) -> None:
+    model = quantised(with_weights(TIED, w=W_VD), bits)
+    assert sorted(model.graph.initializers) == ["ints.12_m1", f"w.int{bits}", "w.scales", "w.zero_points"]
+    h = exact_activations(2, 3, D, block_size=16)
+    y, x = run(model, input_ids=IDS, h=h)
+    expected = h @ meaning(model, "w", bits).T
+    assert np.abs(y - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.allclose(x, meaning(model, "w", bits)[IDS], rtol=1e-6, atol=1e-6)
+
+
+def test_an_embedding_whose_rows_are_no_whole_blocks_stays_as_it_is() -> None:
+    text = TIED.replace(" 64]", " 40]")
+    model = quantised(with_weights(text, w=W_VD[:, :40].copy()), 4, 32)
+    assert [node.op_type for node in model.graph] == ["Gather", "MatMulNBits"]
+    _, x = run(model, input_ids=IDS, h=np.zeros((1, 1, 40), np.float32))
+    assert (x == W_VD[IDS][..., :40]).all()
+
+
+def test_a_table_that_the_ids_do_not_index_is_left_alone() -> None:
+    text = UNTIED.replace("input_ids", "positions")
+    model = quantised(with_weights(text, e=E_VD, w=W_VD.T.copy()))
+    assert [node.op_type for node in model.graph] == ["Gather", "MatMulNBits"]
+
+
+def test_a_product_of_two_activations_is_left_alone() -> None:
+    text = LINEAR.replace("=> (float[B, T, 12] y) {", "=> (float[B, T, 12] y, float[B, T, T] z) {\n").replace(
+        "y = MatMul", "turned = Transpose <perm = [0, 2, 1]> (x) z = MatMul (x, turned) y = MatMul"
+    )
+    model = quantised(with_weights(text, w=W_VD.T.copy()))
+    assert [node.op_type for node in model.graph] == ["Transpose", "MatMul", "MatMulNBits"]
+
+
+def test_a_graph_without_weights_is_not_modified() -> None:
+    blockwise = Blockwise(bits=4, block_size=16)
+    assert not QuantiseWeights(blockwise, blockwise)(ir.from_onnx_text(LINEAR)).modified
