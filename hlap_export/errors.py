@@ -47,6 +47,10 @@ class OutputError(HlapError):
     """The output can't be written: not empty, not allowed, or the disk is full."""
 
 
+class BudgetError(HlapError):
+    """A step needs more memory or disk than the machine has, or than --max-memory allows."""
+
+
 class ArtefactError(HlapError):
     """A folder isn't the artefact that this verb takes, or its files don't match its manifest."""
 

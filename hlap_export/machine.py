@@ -43,6 +43,12 @@ def memory_available_bytes(root: Path = ROOT) -> int | None:
     return min([*machine, *_left_in_groups(root)], default=None)
 
 
+def memory_used_bytes(root: Path = ROOT) -> int:
+    """Memory that this process holds; 0 where the system doesn't say."""
+    status = [line.split() for line in _lines(root / "proc/self/status") if line.startswith("VmRSS:")]
+    return int(status[0][1]) * 1024 if status else 0
+
+
 def disk_free_bytes(path: Path) -> int:
     """Room on the disk that `path` is on, or will be on."""
     exists = next(folder for folder in (path, *path.absolute().parents) if folder.exists())

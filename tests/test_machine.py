@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hlap_export.machine import disk_free_bytes, memory_available_bytes
+from hlap_export.machine import disk_free_bytes, memory_available_bytes, memory_used_bytes
 
 GIB = 2**30
 V1 = {"limit": "memory.limit_in_bytes", "usage": "memory.usage_in_bytes", "cached": "total_inactive_file"}
@@ -61,3 +61,9 @@ def test_a_system_that_does_not_say_is_not_guessed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", ["", "not/there/yet"])
 def test_disk_room_is_known_before_the_folder_exists(tmp_path: Path, below: str) -> None:
     assert 0 < disk_free_bytes(tmp_path / below) <= disk_free_bytes(tmp_path) + 2**30
+
+
+def test_memory_held_here_is_counted() -> None:
+    before = memory_used_bytes()
+    held = b"x" * (64 * 2**20)
+    assert memory_used_bytes() - before > 0.9 * len(held)

@@ -1,0 +1,118 @@
+"""Say what a step will need before it begins, and stop where the machine hasn't got it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from hlap_export.budget.needs import Needs, Speeds, in_time, in_words, work_in_words
+from hlap_export.budget.probe import ASSUMED_SLOWEST, measure_speeds
+from hlap_export.errors import BudgetError
+from hlap_export.machine import disk_free_bytes, memory_available_bytes, memory_used_bytes
+from hlap_export.report.wording import in_bytes
+
+# Steps below both go unannounced.
+LONG_SECONDS = 20.0
+MUCH_MEMORY_BYTES = 2**30
+
+Tell = Callable[[str], None]
+
+
+class Budget:
+    """What steps may use: the machine's free memory and disk, and no more memory than the user allows.
+
+    Args:
+        max_memory: bytes that one step may hold; None for whatever is free.
+        tell: called with each line about a step that is long or large.
+    """
+
+    def __init__(self, *, max_memory: int | None, tell: Tell) -> None:
+        self.max_memory = max_memory
+        self._tell = tell
+
+    def allow(self, needs: Needs, out: Path) -> None:
+        """Announce a step that is about to begin.
+
+        Args:
+            needs: what the step takes.
+            out: what it writes; the disk that this is on must have the room.
+
+        Raises:
+            BudgetError: more memory than allowed or free, or more disk than free.
+        """
+        self.require_memory(needs)
+        free = disk_free_bytes(out)
+        if needs.disk_bytes > free:
+            raise BudgetError(
+                where=f"{needs.step}, before it begins",
+                expected=f"{in_bytes(needs.disk_bytes)} of disk free at {out}: {in_words(needs.disk)}",
+                found=in_bytes(free),
+                fix="free some space, or choose another --out",
+            )
+        speeds = _speeds_worth_telling(needs, out)
+        if speeds is not None:
+            for line in announcement(needs, speeds, out):
+                self._tell(line)
+
+    def require_memory(self, needs: Needs) -> None:
+        """Refuse a step that holds more memory than is allowed or free; nothing is printed.
+
+        Raises:
+            BudgetError: it does.
+        """
+        free = memory_available_bytes()
+        room = None if free is None else free + memory_used_bytes()  # what this process already holds is part of it
+        if self.max_memory is not None and needs.memory_bytes > self.max_memory:
+            raise _too_large(needs, f"at most {in_bytes(self.max_memory)} of memory, as --max-memory says")
+        if room is not None and needs.memory_bytes > room:
+            raise _too_large(needs, f"at most the {in_bytes(room)} of memory that this machine has free")
+
+    def require_room_for_all(self, steps: Iterable[Needs], out: Path) -> None:
+        """Refuse a series of steps before the first begins: each one's memory, and the disk of all together.
+
+        Raises:
+            BudgetError: there isn't room for all of them.
+        """
+        planned = tuple(steps)
+        for needs in planned:
+            self.require_memory(needs)
+        total, free = sum(needs.disk_bytes for needs in planned), disk_free_bytes(out)
+        if total > free:
+            parts = " + ".join(f"{in_bytes(needs.disk_bytes)} {needs.step}" for needs in planned if needs.disk_bytes)
+            raise BudgetError(
+                where="the run, before it begins",
+                expected=f"{in_bytes(total)} of disk free at {out}: {parts}",
+                found=in_bytes(free),
+                fix="free some space, or choose another --out",
+            )
+
+
+def announcement(needs: Needs, speeds: Speeds, out: Path) -> tuple[str, ...]:
+    """The lines that say what a step takes and what there is, with the arithmetic."""
+    free, disk = memory_available_bytes(), in_bytes(disk_free_bytes(out))
+    lines = [
+        f"{needs.step} needs about {in_bytes(needs.memory_bytes)} of memory, {in_bytes(needs.disk_bytes)} of disk and "
+        f"{in_time(needs.seconds(speeds))}; free: {'unknown' if free is None else in_bytes(free)} and {disk}",
+        f"  memory: {in_words(needs.memory)}",
+    ]
+    if needs.disk:
+        lines.append(f"  disk: {in_words(needs.disk)}")
+    return (*lines, f"  time: {work_in_words(needs.work, speeds)}")
+
+
+def _speeds_worth_telling(needs: Needs, out: Path) -> Speeds | None:
+    """The measured speeds, where the step is long or large; None for one that isn't worth a line."""
+    large = needs.memory_bytes > MUCH_MEMORY_BYTES
+    if not large and needs.seconds(ASSUMED_SLOWEST) <= LONG_SECONDS:
+        return None
+    speeds = measure_speeds(out, multiplies=any(work.kind == "multiply" for work in needs.work))
+    return speeds if large or needs.seconds(speeds) > LONG_SECONDS else None
+
+
+def _too_large(needs: Needs, expected: str) -> BudgetError:
+    return BudgetError(
+        where=f"{needs.step}, before it begins",
+        expected=expected,
+        found=f"a need of about {in_bytes(needs.memory_bytes)}: {in_words(needs.memory)}",
+        fix=needs.advice,
+    )
