@@ -2,10 +2,9 @@
 
     python -m benchmarks.large_models.random_checkpoint --shape llama-3.1-8b --out l8b
 
-Time and memory of pruning and exporting depend on shapes alone, so nothing need be downloaded: the 8B shape's 16 GB take two minutes on
-two cores. The same seed gives the
-same bytes. The config is as on the hub (its older RoPE keys included, which other exporters need); the tokenizer is the
-reference model's, whose ids lie in every vocabulary.
+Time and memory of pruning and exporting depend on shapes alone, so nothing need be downloaded: 16 GB for the 8B shape
+take about two minutes on two cores. The same seed gives the same bytes. The config is as on the hub (with the RoPE keys
+that other exporters need); the tokenizer is the reference model's, whose ids lie in every vocabulary.
 """
 
 from __future__ import annotations
