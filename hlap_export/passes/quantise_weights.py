@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from hlap_export.passes.blockwise import Blockwise
 from hlap_export.passes.nodes import constant, node_before, required
-from hlap_export.passes.transpose_linear_weights import transposed_weight
 from hlap_export.weights import StreamedRows, derived, streamed, transposed
 
 MICROSOFT = "com.microsoft"
@@ -54,7 +53,6 @@ class QuantiseWeights(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        before = graph.num_nodes(), len(graph.initializers)
         stored: dict[ir.Value, _Stored] = {}
         for node in list(graph):
             if (weight := _linear_weight(node)) is not None:
@@ -68,27 +66,29 @@ class QuantiseWeights(ir.passes.InPlacePass):
                     stored[table] = _store(graph, table, matrix, self.embedding, as_table=True)
                 _look_up(node, stored[table])
         for weight in stored:
-            _remove_if_unread(graph, weight)
+            if not weight.uses() and weight.name is not None:
+                del graph.initializers[weight.name]
         if stored:
             graph.opset_imports[MICROSOFT] = 1
-        return ir.passes.PassResult(model, before != (graph.num_nodes(), len(graph.initializers)))
+        return ir.passes.PassResult(model, bool(stored))
 
 
 def _linear_weight(node: ir.Node) -> ir.Value | None:
-    """The initializer that a `MatMul` multiplies by, as it is or transposed."""
-    if node.op_type != "MatMul" or node.domain:
+    """The initializer that a product multiplies by: W [in, out] of a `MatMul`, or a tied head's embedding [V, D]."""
+    is_tied_head = (node.domain, node.op_type) == (MICROSOFT, "FusedMatMul") and _attributes(node) == {"transB": 1}
+    if not is_tied_head and (node.domain, node.op_type) != ("", "MatMul"):
         return None
-    factor = required(node, 1)
-    producer = factor.producer()
-    if producer is not None:
-        return transposed_weight(producer)
-    return factor if factor.is_initializer() and _is_matrix(factor) else None
+    weight = required(node, 1)
+    return weight if weight.is_initializer() and _is_matrix(weight) else None
 
 
-def _rows(matmul: ir.Node, weight: ir.Value) -> StreamedRows:
+def _attributes(node: ir.Node) -> dict[str, object]:
+    return {name: attribute.value for name, attribute in node.attributes.items()}
+
+
+def _rows(product: ir.Node, weight: ir.Value) -> StreamedRows:
     """The weight as torch keeps it, [out, in]."""
-    is_direct = matmul.inputs[1] is weight
-    return transposed(weight.const_value) if is_direct else streamed(weight.const_value)
+    return transposed(weight.const_value) if product.op_type == "MatMul" else streamed(weight.const_value)
 
 
 def _embedding_table(node: ir.Node, block_size: int) -> ir.Value | None:
@@ -123,7 +123,7 @@ def _store(
     return _Stored(blockwise, rows, columns, *values)
 
 
-def _multiply(matmul: ir.Node, weight: _Stored) -> None:
+def _multiply(product: ir.Node, weight: _Stored) -> None:
     attributes = {
         "K": weight.columns,
         "N": weight.rows,
@@ -131,8 +131,8 @@ def _multiply(matmul: ir.Node, weight: _Stored) -> None:
         "block_size": weight.format.block_size,
         "accuracy_level": INT8_ARITHMETIC,
     }
-    inputs = [matmul.inputs[0], weight.packed, weight.scales, weight.zero_points]
-    _replace(matmul, "MatMulNBits", inputs, attributes)
+    inputs = [product.inputs[0], weight.packed, weight.scales, weight.zero_points]
+    _replace(product, "MatMulNBits", inputs, attributes)
 
 
 def _look_up(gather: ir.Node, table: _Stored) -> None:
@@ -155,12 +155,3 @@ def _replace(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], att
     quantised = ir.node(op_type, inputs, attributes, domain=MICROSOFT, name=node.name)
     quantised.metadata_props.update(node.metadata_props)
     ir.convenience.replace_nodes_and_values(node.graph, node, [node], [quantised], node.outputs, quantised.outputs)
-
-
-def _remove_if_unread(graph: ir.Graph, weight: ir.Value) -> None:
-    """Drop the float matrix, and the transpose that nothing reads any more."""
-    for use in weight.uses():
-        if use.node.op_type == "Transpose" and not use.node.outputs[0].uses():
-            graph.remove(use.node, safe=True)
-    if not weight.uses() and weight.name is not None:
-        del graph.initializers[weight.name]

@@ -22,7 +22,7 @@ LINEAR = """
 linear (float[B, T, 64] x, float[64, 12] w) => (float[B, T, 12] y) { y = MatMul (x, w) }
 """
 UNTIED = """
-<ir_version: 8, opset_import: ["" : 18]>
+<ir_version: 8, opset_import: ["" : 18, "com.microsoft" : 1]>
 untied (int64[B, T] input_ids, float[12, 64] e, float[64, 12] w) => (float[B, T, 12] y, float[B, T, 64] x)
 {
     x = Gather (e, input_ids)
@@ -30,12 +30,11 @@ untied (int64[B, T] input_ids, float[12, 64] e, float[64, 12] w) => (float[B, T,
 }
 """
 TIED = """
-<ir_version: 8, opset_import: ["" : 18]>
+<ir_version: 8, opset_import: ["" : 18, "com.microsoft" : 1]>
 tied (int64[B, T] input_ids, float[B, T, 64] h, float[12, 64] w) => (float[B, T, 12] y, float[B, T, 64] x)
 {
     x = Gather (w, input_ids)
-    turned = Transpose <perm = [1, 0]> (w)
-    y = MatMul (h, turned)
+    y = com.microsoft.FusedMatMul <transB = 1> (h, w)
 }
 """
 
