@@ -33,8 +33,10 @@ class TinyEngines:
         self._exports = exports
         self._made: dict[tuple[str, ...], TinyEngine] = {}
 
-    def get(self, family: str = "llama", plan: str = "mixed", dtype: str = "float32") -> TinyEngine:
-        key = (family, plan, dtype)
+    def get(
+        self, family: str = "llama", plan: str = "mixed", dtype: str = "float32", flavour: str = "portable"
+    ) -> TinyEngine:
+        key = (family, plan, dtype, flavour)
         if key not in self._made:
             source: TinyExport = self._exports.get(*key)
             folder = self.root / "-".join(("engine", *key))

@@ -11,15 +11,12 @@ import importlib
 import importlib.util
 import math
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hlap_export.engines.base import GRAPH, Compiled, Floats, Ints, KVCache, KVLayer, Session, Unavailable
+from hlap_export.engines.base import GRAPH, Compiled, Session, Unavailable
+from hlap_export.engines.ort_concatenated import ConcatenatedCacheSession
+from hlap_export.engines.ort_in_place import NUM_KEPT, InPlaceSession
 from hlap_export.errors import ArtefactError
 
 DATA = "model.onnx.data"
@@ -31,8 +28,6 @@ LEVEL = "extended"
 LARGEST_FOLDED_BYTES = 64 * 1024
 # Smaller tensors stay inside the graph file.
 SMALLEST_EXTERNAL_BYTES = 1024
-
-_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
 class OnnxRuntimeBackend:
@@ -87,78 +82,10 @@ class OnnxRuntimeBackend:
         """
         options = _options(threads=threads)
         options.graph_optimization_level = _level("disable_all")
-        return OnnxRuntimeSession(_load(engine / GRAPH, options), threads=threads)
-
-
-class OnnxRuntimeSession:
-    """A loaded graph; the cache stays in ONNX Runtime's own buffers from step to step."""
-
-    def __init__(self, session: Any, *, threads: int) -> None:
-        self._session: Any = session
-        self._ort = _onnxruntime()
-        self.threads = threads
-        self.provider = PROVIDER
-        caches = [node for node in session.get_inputs() if node.name.startswith("past_key_values.")]
-        self.kv_layers = tuple(_kv_layer(node) for node in caches if node.name.endswith(".key"))
-        self._past_names = tuple(
-            f"past_key_values.{layer.index}.{part}" for layer in self.kv_layers for part in ("key", "value")
-        )
-        self._output_names = ("logits", *(name.replace("past_key_values", "present") for name in self._past_names))
-        self.dtype = _DTYPES[caches[0].type]
-        self.vocab_size = int(session.get_outputs()[0].shape[-1])
-
-    def empty_cache(self, batch: int, capacity: int | None = None) -> KVCache:
-        """A cache of no tokens; it is concatenated, so that no capacity can be set aside."""
-        return self.load_cache([np.zeros(shape, dtype=np.float32) for shape in self._cache_shapes(batch, 0)])
-
-    def load_cache(self, arrays: Sequence[Floats], capacity: int | None = None) -> KVCache:
-        """A cache from arrays [B, K, P, E]: key, value, ... in the order of `kv_layers`; rounded to `dtype`."""
-        batch, _, length, _ = arrays[0].shape
-        shapes = self._cache_shapes(batch, length)
-        assert [array.shape for array in arrays] == shapes, "one [B, K, P, E] key and value for each cached layer"
-        buffers = tuple(self._value(array.astype(self.dtype, order="C")) for array in arrays)
-        return KVCache(batch=batch, length=length, buffers=buffers)
-
-    def read_cache(self, cache: KVCache) -> tuple[NDArray[np.float32], ...]:
-        """Copies of the cache's arrays [B, K, P, E] in float32."""
-        return tuple(np.array(cast(Any, buffer).numpy(), dtype=np.float32) for buffer in cache.buffers)
-
-    def run(
-        self, input_ids: Ints, attention_mask: Ints, position_ids: Ints, past: KVCache, *, last_only: bool = False
-    ) -> tuple[NDArray[np.float32], KVCache]:
-        """Run T new tokens [B, T] after the P of `past`; returns logits [B, T, V] or the last, and the cache."""
-        binding = self._session.io_binding()
-        tokens = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        for name, array in tokens.items():
-            binding.bind_ortvalue_input(name, self._value(np.ascontiguousarray(array, dtype=np.int64)))
-        for name, buffer in zip(self._past_names, past.buffers, strict=True):
-            binding.bind_ortvalue_input(name, buffer)
-        for name in self._output_names:
-            binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding)
-        logits, *present = binding.get_outputs()
-        batch, length = attention_mask.shape
-        logits_BTV = logits.numpy()[:, -1:] if last_only else logits.numpy()
-        # A copy: the buffer belongs to ONNX Runtime and goes back to its arena with the OrtValue.
-        return np.array(logits_BTV, dtype=np.float32), KVCache(batch=batch, length=length, buffers=tuple(present))
-
-    def close(self) -> None:
-        """Free the weights and the arena."""
-        self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _cache_shapes(self, batch: int, length: int) -> list[tuple[int, int, int, int]]:
-        return [(batch, layer.num_kv_heads, length, layer.head_dim) for layer in self.kv_layers for _ in range(2)]
-
-    def _value(self, array: NDArray[Any]) -> Any:
-        return self._ort.OrtValue.ortvalue_from_numpy(array)
+        session = _load(engine / GRAPH, options)
+        keeps_in_place = NUM_KEPT in (optional.name for optional in session.get_overridable_initializers())
+        kind = InPlaceSession if keeps_in_place else ConcatenatedCacheSession
+        return kind(session, provider=PROVIDER, threads=threads)
 
 
 BACKEND = OnnxRuntimeBackend()
@@ -206,12 +133,6 @@ def _load(graph: Path, options: Any) -> Any:
     running = session.get_providers()
     assert running == [PROVIDER], f"asked for {PROVIDER}, got {running}"
     return session
-
-
-def _kv_layer(node: Any) -> KVLayer:
-    """The static part of `past_key_values.{i}.key` [batch, K, past_sequence, E]."""
-    _, num_kv_heads, _, head_dim = node.shape
-    return KVLayer(index=int(node.name.split(".")[1]), num_kv_heads=int(num_kv_heads), head_dim=int(head_dim))
 
 
 def _graph(path: Path) -> Any:

@@ -52,7 +52,7 @@ def export(checkpoint: Path, out: Path, *, flavour: str = "portable", dtype: str
     _require_static_rope(layout, checkpoint)
     contract = io_contract(layout, dtype)
     model, num_parameters = _traced(checkpoint, layout, contract, dtype)
-    for declared in chosen.passes():
+    for declared in chosen.passes(layout):
         declared(model)
     model.metadata_props[LAYOUT_KEY] = json.dumps(layout_facts(layout), sort_keys=True)
     facts = _facts(model, layout, dtype, num_parameters)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hlap_export.checkpoint import ModelLayout
 from hlap_export.errors import ExportError
 
 if TYPE_CHECKING:
@@ -19,21 +20,30 @@ class Flavour:
     """What kind of graph is made of the one trace.
 
     Attributes:
-        passes: the declared pass order, looked up late because passes import onnx.
+        passes: the declared pass order for a model, looked up late because passes import onnx.
         dtypes: the dtypes that weights and activations may have.
     """
 
-    passes: Callable[[], tuple[ir.passes.PassBase, ...]]
+    passes: Callable[[ModelLayout], tuple[ir.passes.PassBase, ...]]
     dtypes: tuple[str, ...]
 
 
-def _portable() -> tuple[ir.passes.PassBase, ...]:
+def _portable(_: ModelLayout) -> tuple[ir.passes.PassBase, ...]:
     from hlap_export.passes import PORTABLE
 
     return PORTABLE
 
 
-FLAVOURS: Mapping[str, Flavour] = {"portable": Flavour(passes=_portable, dtypes=tuple(BYTES_PER_ELEMENT))}
+def _ort(layout: ModelLayout) -> tuple[ir.passes.PassBase, ...]:
+    from hlap_export.passes import ort
+
+    return ort(layout.max_positions)
+
+
+FLAVOURS: Mapping[str, Flavour] = {
+    "portable": Flavour(passes=_portable, dtypes=tuple(BYTES_PER_ELEMENT)),
+    "ort": Flavour(passes=_ort, dtypes=tuple(BYTES_PER_ELEMENT)),
+}
 
 
 def flavour_of(flavour: str, dtype: str) -> Flavour:

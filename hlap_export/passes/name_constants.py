@@ -23,7 +23,7 @@ class NameConstants(ir.passes.InPlacePass):
             value: (node, index) for node in reversed(graph) for index, value in reversed(list(enumerate(node.inputs)))
         }
         for name, value in list(graph.initializers.items()):
-            if not ANONYMOUS.match(name) or value not in readers:
+            if not ANONYMOUS.match(name) or value not in readers or value.is_graph_input():
                 continue
             node, index = readers[value]
             value.name = f"{node.name}.{index}"

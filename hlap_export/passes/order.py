@@ -6,14 +6,21 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from hlap_export.passes.constant_reshapes import ConstantReshapes
+from hlap_export.passes.drop_unread_inputs import DropUnreadInputs
+from hlap_export.passes.group_query_attention import GroupQueryAttention
+from hlap_export.passes.keep_last_tokens import KeepLastTokens
 from hlap_export.passes.lower_attention import LowerAttention
 from hlap_export.passes.lower_norms import LowerNorms
 from hlap_export.passes.lower_rotary import LowerRotary
 from hlap_export.passes.name_constants import NameConstants
 from hlap_export.passes.name_dims import NameDims
 from hlap_export.passes.name_nodes import NameNodes
+from hlap_export.passes.pack_projections import PackProjections
 from hlap_export.passes.simplify import Simplify
+from hlap_export.passes.skip_norms import SkipNorms
 from hlap_export.passes.strip_provenance import StripProvenance
+from hlap_export.passes.tabulate_rotary import TabulateRotary
+from hlap_export.passes.tied_head_as_fused_matmul import TiedHeadAsFusedMatMul
 from hlap_export.passes.tied_head_as_gemm import TiedHeadAsGemm
 from hlap_export.passes.transpose_linear_weights import TransposeLinearWeights
 
@@ -37,3 +44,33 @@ PORTABLE: tuple[ir.passes.PassBase, ...] = (
     common.ShapeInferencePass(),
     common.CheckerPass(full_check=False),
 )
+
+
+def ort(num_positions: int) -> tuple[ir.passes.PassBase, ...]:
+    """The passes of flavour `ort`: ONNX Runtime's own operators, one cache buffer that is written in place.
+
+    Args:
+        num_positions: the most tokens of a sequence, for which rotary angles are tabulated.
+    """
+    return (
+        TransposeLinearWeights(),
+        TiedHeadAsFusedMatMul(),
+        Simplify(),
+        ConstantReshapes(),
+        TabulateRotary(num_positions),
+        GroupQueryAttention(),
+        common.RemoveUnusedNodesPass(),  # masks, angles and concatenated caches: nothing reads them any more
+        PackProjections(),
+        KeepLastTokens(),
+        SkipNorms(),
+        LowerNorms(),  # those that follow no addition
+        common.RemoveUnusedNodesPass(),
+        DropUnreadInputs(),
+        common.RemoveUnusedOpsetsPass(),
+        NameNodes(wrapper="model"),
+        NameConstants(),
+        NameDims(DIMS),
+        StripProvenance(),
+        common.ShapeInferencePass(),
+        common.CheckerPass(full_check=False),
+    )

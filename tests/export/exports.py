@@ -34,14 +34,14 @@ class TinyExports:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._made: dict[tuple[str, str, str], TinyExport] = {}
+        self._made: dict[tuple[str, ...], TinyExport] = {}
 
-    def get(self, family: str, plan: str = "dense", dtype: str = "float32") -> TinyExport:
-        key = (family, plan, dtype)
+    def get(self, family: str, plan: str = "dense", dtype: str = "float32", flavour: str = "portable") -> TinyExport:
+        key = (family, plan, dtype, flavour)
         if key not in self._made:
             checkpoint = tiny_checkpoint(self.root, family, plan)
             folder = self.root / "-".join(("export", *key))
-            export(checkpoint, folder, dtype=dtype)
+            export(checkpoint, folder, flavour=flavour, dtype=dtype)
             self._made[key] = TinyExport(family=family, plan=plan, dtype=dtype, checkpoint=checkpoint, folder=folder)
         return self._made[key]
 

@@ -1,0 +1,172 @@
+"""A session whose graph writes new keys and values into buffers that stay where they are: flavour `ort`.
+
+The attention operator counts a row's tokens from the front of its buffer, so padding never gets there: each row keeps
+its real tokens alone, and the mask that the graph sees is ones on the left. A step of one token for every row runs as
+one batch, whatever the rows' lengths. Longer steps of rows that have a past, or padding, run row by row, which on a
+CPU costs nothing: a prompt fills it anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlap_export.engines.base import Floats, Ints, KVCache
+from hlap_export.engines.ort_buffers import NUMPY_DTYPES, ONNX_DTYPES, Buffer
+from hlap_export.engines.ort_decoder import LoadedDecoder
+
+NUM_KEPT = "num_logits_to_keep"
+"""The graph's optional input: how many last tokens have logits, 0 for all of them."""
+
+ROUNDED_TO = 64
+"""Tokens: what a cache without a known capacity grows to multiples of."""
+
+
+class InPlaceSession(LoadedDecoder):
+    """A loaded graph and I/O bindings to caches of its own making."""
+
+    def __init__(self, session: Any, *, provider: str, threads: int) -> None:
+        super().__init__(session, provider=provider, threads=threads)
+        self._device = "cuda" if provider.startswith("CUDA") else "cpu"
+
+    def empty_cache(self, batch: int, capacity: int | None = None) -> KVCache:
+        """A cache of no tokens with room for `capacity` of them; it grows when they are more."""
+        return KVCache(batch=batch, length=0, buffers=(self._new_store(batch, capacity or 0),))
+
+    def load_cache(self, arrays: Sequence[Floats], capacity: int | None = None) -> KVCache:
+        """A cache from arrays [B, K, P, E]: key, value, ... in the order of `kv_layers`; rounded to `dtype`."""
+        batch, _, length, _ = arrays[0].shape
+        shapes = self._cache_shapes(batch, length)
+        assert [array.shape for array in arrays] == shapes, "one [B, K, P, E] key and value for each cached layer"
+        store = self._new_store(batch, max(capacity or 0, length))
+        store.fill(arrays)
+        store.is_real[:, :length] = True
+        return KVCache(batch=batch, length=length, buffers=(store,))
+
+    def read_cache(self, cache: KVCache) -> tuple[NDArray[np.float32], ...]:
+        """Copies of the cache's arrays [B, K, P, E] in float32, zeros where there was padding."""
+        store = _store_of(cache)
+        is_real = store.is_real[:, : cache.length]
+        copies: list[NDArray[np.float32]] = []
+        for buffer, shape in zip(store.buffers, self._cache_shapes(cache.batch, cache.length), strict=True):
+            content, copy = buffer.read(), np.zeros(shape, np.float32)
+            for row, columns in enumerate(is_real):
+                copy[row][:, columns] = content[row, :, : np.count_nonzero(columns)]
+            copies.append(copy)
+        return tuple(copies)
+
+    def run(
+        self, input_ids: Ints, attention_mask: Ints, position_ids: Ints, past: KVCache, *, last_only: bool = False
+    ) -> tuple[NDArray[np.float32], KVCache]:
+        """Run T new tokens [B, T] after the P of `past`, in its buffers; returns logits [B, T, V] or the last.
+
+        `position_ids` aren't read: the graph counts the mask's tokens, which is what they are by the protocol.
+        """
+        store, (batch, new) = _store_of(past), input_ids.shape
+        is_real = attention_mask != 0
+        store.reserve(past.length + new)
+        store.is_real[:, past.length : past.length + new] = is_real[:, past.length :]
+        lengths = is_real.sum(axis=1)
+        new_real = is_real[:, past.length :].sum(axis=1)
+        together = bool((new_real == new).all()) and (batch == 1 or new == 1 or bool((lengths == new).all()))
+        if together:
+            logits = self._run(store, None, input_ids, lengths, keep=1 if last_only else new)
+        else:
+            logits = np.zeros((batch, 1 if last_only else new, self.vocab_size), np.float32)
+            for row in np.flatnonzero(new_real):
+                count = int(new_real[row])
+                keep = 1 if last_only else count
+                ids = input_ids[row : row + 1, new - count :]
+                logits[row, -keep:] = self._run(store, int(row), ids, lengths[row : row + 1], keep=keep)[0]
+        return logits, KVCache(batch=batch, length=past.length + new, buffers=(store,))
+
+    def _run(self, store: _Store, row: int | None, input_ids: Ints, lengths: Ints, *, keep: int) -> NDArray[np.float32]:
+        """Run new tokens of all rows, or of one, that end at `lengths` [B]; returns the last `keep` logits."""
+        batch, _ = input_ids.shape
+        mask = store.mask(lengths)
+        kept = np.array([keep], np.int64)
+        ids = np.ascontiguousarray(input_ids, dtype=np.int64)
+        logits = np.empty((batch, keep, self.vocab_size), np.float32)
+        binding = store.binding(row)
+        for name, array in (("input_ids", ids), ("attention_mask", mask), (NUM_KEPT, kept)):
+            binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
+        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        return logits
+
+    def _new_store(self, batch: int, capacity: int) -> _Store:
+        return _Store(self, batch, capacity)
+
+    def make_buffers(self, batch: int, capacity: int) -> list[Buffer]:
+        """Zeros for every cached tensor."""
+        return [Buffer(shape, self.dtype, self._device) for shape in self._cache_shapes(batch, capacity)]
+
+    def make_binding(self, buffers: Sequence[Buffer], row: int | None) -> Any:
+        """An I/O binding whose past and present are the same buffers, all rows of them or one."""
+        binding = self._session.io_binding()
+        for past, present, buffer in zip(self._past_names, self._present_names, buffers, strict=True):
+            shape, pointer = buffer.shape, buffer.pointer
+            if row is not None:
+                shape = (1, *shape[1:])
+                pointer += row * int(np.prod(shape)) * NUMPY_DTYPES[self.dtype].itemsize
+            place = (self._device, 0, ONNX_DTYPES[self.dtype], shape, pointer)
+            binding.bind_input(past, *place)
+            binding.bind_output(present, *place)
+        return binding
+
+
+class _Store:
+    """The buffers behind one cache, which every later state of that cache shares.
+
+    Attributes:
+        is_real: [B, capacity], false where a column of the caller's mask was padding.
+    """
+
+    def __init__(self, session: InPlaceSession, batch: int, capacity: int) -> None:
+        self._session, self._batch = session, batch
+        self.is_real = np.zeros((batch, 0), bool)
+        self._allocate(capacity)
+
+    def _allocate(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.buffers = self._session.make_buffers(self._batch, capacity)
+        known = self.is_real
+        self.is_real = np.zeros((self._batch, capacity), bool)
+        self.is_real[:, : known.shape[1]] = known
+        self._ones = np.ones(self._batch * capacity, np.int64)
+        self._bindings: dict[int | None, Any] = {}
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` tokens: at least twice as many as before, so that growing stays rare."""
+        if length <= self.capacity:
+            return
+        before = [buffer.read() for buffer in self.buffers]
+        self._allocate(-(-max(length, 2 * self.capacity) // ROUNDED_TO) * ROUNDED_TO)
+        self.fill(before)
+
+    def fill(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Copy arrays [B, K, P, E] to the front of the buffers."""
+        for buffer, array in zip(self.buffers, arrays, strict=True):
+            whole = buffer.read()
+            whole[:, :, : array.shape[2]] = array
+            buffer.write(whole)
+
+    def mask(self, lengths: Ints) -> Ints:
+        """Ones for the first `lengths` [B] tokens of each row, as wide as the longest."""
+        batch, width = len(lengths), int(lengths.max())
+        if int(lengths.min()) == width:
+            return self._ones[: batch * width].reshape(batch, width)
+        return (np.arange(width)[None] < lengths[:, None]).astype(np.int64)
+
+    def binding(self, row: int | None) -> Any:
+        """The binding to all rows, or to one, made once."""
+        if row not in self._bindings:
+            self._bindings[row] = self._session.make_binding(self.buffers, row)
+        return self._bindings[row]
+
+
+def _store_of(cache: KVCache) -> _Store:
+    return cast(_Store, cache.buffers[0])

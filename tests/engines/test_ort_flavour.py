@@ -1,0 +1,97 @@
+"""Flavour `ort` on ONNX Runtime computes what the checkpoint's torch model computes, with one buffer per cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hlap_export.engines import Session, open_session
+from hlap_export.families import FAMILIES
+from tests.export.exports import GOLDEN_PLANS, TinyExports
+from tests.export.test_parity import (
+    IDS,
+    MASK,
+    NUM_TOKENS,
+    PADDING,
+    POSITIONS,
+    RELATIVE_LOGIT_ERROR,
+    relative_error,
+    torch_logits,
+)
+from tests.tiny_engines import TinyEngines
+
+
+def session_logits(session: Session, chunks: tuple[int, ...], capacity: int | None) -> Any:
+    """Logits [B, T, V] of feeding the padded tokens chunk by chunk through a cache, which starts empty."""
+    ids, mask, positions = (tensor.numpy() for tensor in (IDS, MASK, POSITIONS))
+    cache, logits, start = session.empty_cache(len(ids), capacity), [], 0
+    for length in chunks:
+        end = start + length
+        part, cache = session.run(ids[:, start:end], mask[:, :end], positions[:, start:end], cache)
+        logits.append(part)
+        start = end
+    assert start == NUM_TOKENS
+    return np.concatenate(logits, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("family", "plan"),
+    [
+        *((family, plan) for family in FAMILIES for plan in GOLDEN_PLANS),
+        *(("llama", "mixed"), ("llama", "holes"), ("gemma2", "mixed")),
+    ],
+)
+def test_a_padded_batch_matches_torch_in_one_prefill_in_chunks_and_step_by_step(
+    family: str, plan: str, tiny_engines: TinyEngines, tiny_exports: TinyExports
+) -> None:
+    exported = tiny_exports.get(family, plan, flavour="ort")
+    expected, counts = torch_logits(exported), MASK.bool().numpy()
+    with open_session(tiny_engines.get(family, plan, flavour="ort").folder, threads=1) as session:
+        # The first chunk is shorter than the padding: the second row has seen nothing but padding by then.
+        for chunks in ((NUM_TOKENS,), (PADDING - 2, 6, *[1] * (NUM_TOKENS - PADDING - 4)), (1,) * NUM_TOKENS):
+            logits = session_logits(session, chunks, NUM_TOKENS)
+            assert relative_error(logits, expected, counts) <= RELATIVE_LOGIT_ERROR
+
+
+def test_a_cache_that_grows_gives_what_one_of_the_right_size_gives(tiny_engines: TinyEngines) -> None:
+    with open_session(tiny_engines.get("llama", "mixed", flavour="ort").folder, threads=1) as session:
+        chunks = (PADDING + 2, *[1] * (NUM_TOKENS - PADDING - 2))
+        exact, grown = session_logits(session, chunks, NUM_TOKENS), session_logits(session, chunks, 3)
+    np.testing.assert_array_equal(grown, exact)
+
+
+def test_the_cache_reads_as_the_portable_engines_does_where_tokens_are(tiny_engines: TinyEngines) -> None:
+    ids, mask, positions = (tensor.numpy() for tensor in (IDS, MASK, POSITIONS))
+    caches = []
+    for flavour in ("ort", "portable"):
+        with open_session(tiny_engines.get("llama", "mixed", flavour=flavour).folder, threads=1) as session:
+            _, cache = session.run(ids, mask, positions, session.empty_cache(2))
+            caches.append([array * mask[:, None, :, None] for array in session.read_cache(cache)])
+    for ours, portable in zip(*caches, strict=True):
+        assert ours.shape == portable.shape
+        assert np.abs(ours - portable).max() <= 1e-5 * np.abs(portable).max()
+
+
+def test_the_last_logits_of_rows_of_different_lengths_are_the_last_of_all(tiny_engines: TinyEngines) -> None:
+    ids, mask, positions = (tensor.numpy() for tensor in (IDS, MASK, POSITIONS))
+    with open_session(tiny_engines.get("gemma2", "suffix", flavour="ort").folder, threads=1) as session:
+        whole, _ = session.run(ids, mask, positions, session.empty_cache(2))
+        last, _ = session.run(ids, mask, positions, session.empty_cache(2), last_only=True)
+    assert last.shape == (2, 1, whole.shape[2])
+    assert np.abs(last - whole[:, -1:]).max() <= 1e-5 * np.abs(whole).max()
+
+
+def test_steps_write_into_the_buffers_that_were_allocated_once(tiny_engines: TinyEngines) -> None:
+    ids, mask, positions = (tensor.numpy() for tensor in (IDS, MASK, POSITIONS))
+    with open_session(tiny_engines.get("llama", "mixed", flavour="ort").folder, threads=1) as session:
+        cache = session.empty_cache(2, NUM_TOKENS)
+        store: Any = cache.buffers[0]
+        before = [(buffer.pointer, buffer.read().nbytes) for buffer in store.buffers]
+        for at in range(NUM_TOKENS):
+            step = (ids[:, at : at + 1], mask[:, : at + 1], positions[:, at : at + 1])
+            _, cache = session.run(*step, cache)
+        assert [(buffer.pointer, buffer.read().nbytes) for buffer in store.buffers] == before
+        # Live layers alone: 0 with 2 KV heads, 2 with 1; 16 elements of 4 bytes, keys and values, two rows.
+        assert sum(size for _, size in before) == 2 * NUM_TOKENS * (2 + 1) * 2 * 16 * 4
