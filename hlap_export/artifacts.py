@@ -190,14 +190,34 @@ def written_whole(out: Path) -> Generator[Path]:
         OutputError: `out` exists and isn't an empty folder, can't be created, or the disk is full.
     """
     require_free(out)
-    partial = out.parent / f".{out.name}.partial"
+    partial = partial_folder(out)
+    with telling_output_errors(out):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            move_into_place(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def partial_folder(out: Path) -> Path:
+    """Where `out` is while it isn't whole."""
+    return out.parent / f".{out.name}.partial"
+
+
+def move_into_place(partial: Path, out: Path) -> None:
+    """Make a folder that is whole now visible."""
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
+
+
+@contextmanager
+def telling_output_errors(out: Path) -> Generator[None]:
+    """Turn the system's refusals to write into errors that say what to do."""
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(out) from error
@@ -209,8 +229,6 @@ def written_whole(out: Path) -> Generator[Path]:
                 fix="choose another --out or change its permissions",
             ) from error
         raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def require_free(out: Path) -> None:
@@ -231,11 +249,13 @@ def require_free(out: Path) -> None:
 def disk_full(out: Path) -> OutputError:
     """The error for a full disk at `out`, with what is free."""
     parent = next((folder for folder in (out, *out.parents) if folder.exists()), Path("/"))
+    partial = partial_folder(out)
+    kept = f", which goes on from what is finished in {partial}" if partial.exists() else ""
     return OutputError(
         where=str(out),
         expected="room on the disk for the output",
         found=f"the disk is full ({shutil.disk_usage(parent).free / 2**20:.0f} MiB free)",
-        fix="free some space or choose another --out, then run the same command again",
+        fix=f"free some space or choose another --out, then run the same command again{kept}",
     )
 
 

@@ -28,6 +28,7 @@ ORDER = (
     "machine",
     "digests",
     "artifacts",
+    "resumable",
     "progress",
     "families",
     "checkpoint",
@@ -42,6 +43,7 @@ ORDER = (
     "export",
     "engines",
     "generate",
+    "bundles",
     "verify",
     "bench",
     "report",
@@ -76,6 +78,7 @@ FLAGS = {
     "verify": {"--reference", "--baseline", "--text", "--recipe"},
     "bench": {"--baseline", "--prompt-length", "--context-length", "--recipe"},
     "generate": {"--prompt", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--chat"},
+    "bundle": {"--out", "--target"},
     "inspect": set[str](),
     "doctor": set[str](),
 }

@@ -20,13 +20,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from hlap_export import reference_model
 from hlap_export.checkpoint.loading import expected_shapes
-from hlap_export.prune.shards import OutputTensor, write_shard
+from hlap_export.prune.shards import OutputTensor, Sink, write_shard
 
 BLOCK_VALUES = 4 * 2**20
 THREADS = len(os.sched_getaffinity(0))
@@ -122,7 +122,7 @@ class RandomWeights:
     std: float
     threads: ThreadPoolExecutor
 
-    def write(self, file: BinaryIO) -> None:
+    def write(self, file: Sink) -> None:
         blocks = iter(range(-(-self.num_values // BLOCK_VALUES)))
         waiting: deque[Future[torch.Tensor]] = deque()
         for block in blocks:
@@ -162,8 +162,8 @@ def write_random_checkpoint(
         weight_map: dict[str, str] = {}
         for number, shard in enumerate(shards, start=1):
             name = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
-            write_shard(folder / name, shard, {"format": "pt"})
-            weight_map |= {tensor.name: name for tensor in shard}
+            with (folder / name).open("wb") as file:
+                weight_map |= {tensor.name: name for tensor in write_shard(file, shard, {"format": "pt"})}
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(tensor.size_bytes for tensor in tensors)}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from safetensors import safe_open
 
 from hlap_export.checkpoint.tensors import CheckpointTensors
+from hlap_export.digests import HashingReader
 
-COPY_CHUNK_BYTES = 16 * 2**20
 DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -25,22 +23,29 @@ DTYPE_NAMES = {
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
+class Sink(Protocol):
+    """What bytes are written to."""
+
+    def write(self, data: bytes | memoryview, /) -> object: ...
+
+
+class TensorData(Protocol):
+    """The bytes of a tensor, made while they are written."""
+
+    def write(self, file: Sink) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Copied:
-    """A tensor taken over byte for byte, never decoded."""
+    """A tensor taken over byte for byte, never decoded, from a file that is read from front to back."""
 
-    source: Path
+    source: HashingReader
     start: int
     size_bytes: int
 
-    def write(self, file: Any) -> None:
-        with self.source.open("rb") as source:
-            source.seek(self.start)
-            left = self.size_bytes
-            while left:
-                chunk = source.read(min(left, COPY_CHUNK_BYTES))
-                file.write(chunk)
-                left -= len(chunk)
+    def write(self, file: Sink) -> None:
+        for chunk in self.source.chunks(self.start, self.size_bytes):
+            file.write(chunk)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +55,7 @@ class Computed:
     compute: Callable[[], torch.Tensor]
     dtype: torch.dtype
 
-    def write(self, file: Any) -> None:
+    def write(self, file: Sink) -> None:
         tensor = self.compute().to(self.dtype).contiguous()
         file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
@@ -63,13 +68,16 @@ class OutputTensor:
     dtype: str
     shape: tuple[int, ...]
     size_bytes: int
-    data: Copied | Computed
+    data: TensorData
 
 
-def write_shard(path: Path, tensors: list[OutputTensor], metadata: dict[str, str]) -> None:
+def write_shard(file: Sink, tensors: Sequence[OutputTensor], metadata: dict[str, str]) -> Iterator[OutputTensor]:
     """Write a safetensors file: 8-byte header length, JSON header padded to 8 bytes, then the data back to back.
 
     Format: https://huggingface.co/docs/safetensors/index#format
+
+    Yields:
+        Each tensor once it is written; a shard takes minutes on a slow disk.
     """
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     offset = 0
@@ -82,12 +90,10 @@ def write_shard(path: Path, tensors: list[OutputTensor], metadata: dict[str, str
         offset += tensor.size_bytes
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
-        for tensor in tensors:
-            tensor.data.write(file)
-        file.flush()
-        os.fsync(file.fileno())
+    file.write(struct.pack("<Q", len(encoded)) + encoded)
+    for tensor in tensors:
+        tensor.data.write(file)
+        yield tensor
 
 
 class TensorReader:
