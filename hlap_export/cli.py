@@ -146,14 +146,17 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, dense or pruned.")],
     *,
     out: OutFolder,
-    flavour: Annotated[str, typer.Option(help="portable: plain ONNX operators.")] = "portable",
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    flavour: Annotated[str, typer.Option(help="portable: plain ONNX operators; ort: ONNX Runtime's own.")] = "portable",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16; with ort also int8 and int4.")] = "float32",
+    block_size: Annotated[
+        int | None, typer.Option(help="Of int8 and int4: so many weights share a scale; left out, 32.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a checkpoint as ONNX, with a KV cache only where attention is left."""
     with terminal.progress().stage("export"):
-        hlap_export.export(checkpoint, out, flavour=flavour, dtype=dtype)
+        hlap_export.export(checkpoint, out, flavour=flavour, dtype=dtype, block_size=block_size)
     terminal.show(hlap_export.inspect(out), as_json=json)
 
 

@@ -23,6 +23,7 @@ from hlap_export.checkpoint import read_layout
 from hlap_export.engines import build
 from hlap_export.engines.build import usable_backend
 from hlap_export.export import export
+from hlap_export.export.flavours import require_available
 from hlap_export.hub import model_name, resolve_model
 from hlap_export.plan import CalibrationOptions, PruningPlan, load_plan, plan
 from hlap_export.plan.pruning_plan import validate_plan
@@ -73,6 +74,7 @@ def run(
     asked = effective_recipe(recipe, model)
     dense = resolve_model(asked.model)
     usable_backend(asked.engine)
+    require_available(asked.export.flavour, asked.export.dtype, asked.export.block_size)
     _require_evaluation_text(dense, asked.verify, trust_remote_code)
     stages = StageRunner(out, resume=resume, progress=progress or Progress(quiet=True))
 
@@ -135,7 +137,9 @@ def _prune(stages: StageRunner, dense: Path, planned: PruningPlan) -> Path:
 def _export(stages: StageRunner, name: str, checkpoint: Path, asked: ExportSection) -> Path:
     return stages.folder(
         f"onnx/{name}",
-        make=lambda out, step: export(checkpoint, out, flavour=asked.flavour, dtype=asked.dtype),
+        make=lambda out, step: export(
+            checkpoint, out, flavour=asked.flavour, dtype=asked.dtype, block_size=asked.block_size
+        ),
         inputs={"checkpoint": checkpoint},
         parameters=asked.model_dump(mode="json"),
     )

@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hlap_export.errors import RecipeError
 
-Flavour = Literal["portable"]
-DType = Literal["float32", "float16", "bfloat16"]
+Flavour = Literal["portable", "ort"]
+DType = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+BlockSize = Literal[16, 32, 64, 128, 256]
 EngineName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 Method = Literal["harp", "fixed"]
 
@@ -66,9 +67,11 @@ class ExportSection(_Section):
     """How the ONNX graph looks."""
 
     flavour: Flavour = "portable"
-    """`portable`: plain ONNX operators, concatenated KV cache."""
+    """`portable`: plain ONNX operators, concatenated KV cache. `ort`: ONNX Runtime's own, KV in place."""
     dtype: DType = "float32"
-    """Type of the weights and of the arithmetic in the graph."""
+    """Type of the weights and of the arithmetic in the graph; `int8` and `int4` (flavour ort) are of weights alone."""
+    block_size: BlockSize | None = None
+    """For `int8` and `int4`, how many weights share a scale; left out, 32."""
 
 
 class VerifySection(_Section):

@@ -73,7 +73,7 @@ FLAGS = {
         "--trust-remote-code",
     },
     "prune": {"--plan", "--out"},
-    "export": {"--out", "--flavour", "--dtype"},
+    "export": {"--out", "--flavour", "--dtype", "--block-size"},
     "build": {"--out", "--engine"},
     "verify": {"--reference", "--baseline", "--text", "--recipe"},
     "bench": {"--baseline", "--prompt-length", "--context-length", "--recipe"},

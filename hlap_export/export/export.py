@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 from hlap_export.artifacts import Manifest, folder_digest, require_free, write_manifest, written_whole
 from hlap_export.checkpoint import ModelLayout, check_weights, read_layout
 from hlap_export.errors import ExportError
-from hlap_export.export.flavours import BYTES_PER_ELEMENT, flavour_of
+from hlap_export.export.flavours import flavour_of
 from hlap_export.export.io_contract import IOContract, io_contract, kv_bytes_per_token
+from hlap_export.export.precision import BYTES_PER_ELEMENT, Precision, precision_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,7 +31,9 @@ COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "chat_
 """Beside tokenizer* and special_tokens_map.json, what a runtime reads next to the model."""
 
 
-def export(checkpoint: Path, out: Path, *, flavour: str = "portable", dtype: str = "float32") -> Manifest:
+def export(
+    checkpoint: Path, out: Path, *, flavour: str = "portable", dtype: str = "float32", block_size: int | None = None
+) -> Manifest:
     """Write the checkpoint as ONNX: model.onnx, model.onnx.data, config and tokenizer files, manifest.json.
 
     The same request gives the same bytes, in any process and any folder.
@@ -39,30 +42,36 @@ def export(checkpoint: Path, out: Path, *, flavour: str = "portable", dtype: str
         checkpoint: a Hugging Face folder, dense or pruned.
         out: a new or empty folder.
         flavour: which operators the graph uses; `flavours.FLAVOURS` lists what is available.
-        dtype: of weights, activations and KV cache. Logits are always float32.
+        dtype: of weights, activations and KV cache; int8 and int4 are of weights alone. Logits are always float32.
+        block_size: of int8 and int4: so many weights share a scale. None takes `precision.DEFAULT_BLOCK_SIZE`.
 
     Raises:
-        ExportError: a flavour or dtype that isn't available.
+        ExportError: a flavour, dtype or block size that isn't available.
         CheckpointError: the checkpoint is unreadable, unsupported or inconsistent.
         OutputError: `out` can't be written.
     """
-    chosen = flavour_of(flavour, dtype)
+    chosen, precision = flavour_of(flavour, dtype), precision_of(dtype, block_size)
     require_free(out)
     layout = read_layout(checkpoint)
     _require_static_rope(layout, checkpoint)
-    contract = io_contract(layout, dtype)
-    model, num_parameters = _traced(checkpoint, layout, contract, dtype)
-    for declared in chosen.passes(layout):
+    contract = io_contract(layout, precision.activations)
+    model, num_parameters = _traced(checkpoint, layout, contract, precision.activations)
+    for declared in chosen.passes(layout, precision):
         declared(model)
     model.metadata_props[LAYOUT_KEY] = json.dumps(layout_facts(layout), sort_keys=True)
-    facts = _facts(model, layout, dtype, num_parameters)
+    facts = _facts(model, layout, precision, num_parameters)
     with written_whole(out) as folder:
         _save(model, folder)
         _copy_companions(checkpoint, folder)
         return write_manifest(
             folder,
             kind="onnx",
-            parameters={"flavour": flavour, "dtype": dtype, "opset": model.opset_imports[""]},
+            parameters={
+                "flavour": flavour,
+                "dtype": dtype,
+                **({"block_size": precision.block_size} if precision.block_size else {}),
+                "opset": model.opset_imports[""],
+            },
             inputs={"checkpoint": folder_digest(checkpoint)},
             facts=facts,
         )
@@ -110,8 +119,9 @@ def _traced(checkpoint: Path, layout: ModelLayout, contract: IOContract, dtype: 
     return traced, sum(parameter.numel() for parameter in model.parameters())
 
 
-def _facts(model: ir.Model, layout: ModelLayout, dtype: str, num_parameters: int) -> dict[str, Any]:
+def _facts(model: ir.Model, layout: ModelLayout, precision: Precision, num_parameters: int) -> dict[str, Any]:
     from hlap_export.export.structure import op_counts
+    from hlap_export.passes.quantise_weights import quantisation
 
     return {
         "layout": layout_facts(layout),
@@ -120,7 +130,8 @@ def _facts(model: ir.Model, layout: ModelLayout, dtype: str, num_parameters: int
         "weight_bytes": sum(
             value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
         ),
-        "kv_bytes_per_token": kv_bytes_per_token(layout, BYTES_PER_ELEMENT[dtype]),
+        "kv_bytes_per_token": kv_bytes_per_token(layout, BYTES_PER_ELEMENT[precision.activations]),
+        **({"quantisation": quantisation(model)} if precision.weight_bits else {}),
     }
 
 

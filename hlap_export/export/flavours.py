@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from hlap_export.checkpoint import ModelLayout
 from hlap_export.errors import ExportError
+from hlap_export.export.precision import BYTES_PER_ELEMENT, DTYPES, EMBEDDING_BITS, Precision, precision_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-BYTES_PER_ELEMENT = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,30 +19,45 @@ class Flavour:
     """What kind of graph is made of the one trace.
 
     Attributes:
-        passes: the declared pass order for a model, looked up late because passes import onnx.
-        dtypes: the dtypes that weights and activations may have.
+        passes: the declared pass order for a model in a precision, looked up late because passes import onnx.
+        dtypes: what `--dtype` may be.
     """
 
-    passes: Callable[[ModelLayout], tuple[ir.passes.PassBase, ...]]
+    passes: Callable[[ModelLayout, Precision], tuple[ir.passes.PassBase, ...]]
     dtypes: tuple[str, ...]
 
 
-def _portable(_: ModelLayout) -> tuple[ir.passes.PassBase, ...]:
+def _portable(_: ModelLayout, __: Precision) -> tuple[ir.passes.PassBase, ...]:
     from hlap_export.passes import PORTABLE
 
     return PORTABLE
 
 
-def _ort(layout: ModelLayout) -> tuple[ir.passes.PassBase, ...]:
-    from hlap_export.passes import ort
+def _ort(layout: ModelLayout, precision: Precision) -> tuple[ir.passes.PassBase, ...]:
+    from hlap_export.passes import Blockwise, QuantiseWeights, ort
 
-    return ort(layout.max_positions)
+    if precision.weight_bits is None or precision.block_size is None:
+        return ort(layout.max_positions)
+    linear, embedding = (
+        Blockwise(bits=bits, block_size=precision.block_size) for bits in (precision.weight_bits, EMBEDDING_BITS)
+    )
+    return ort(layout.max_positions, quantise=QuantiseWeights(linear, embedding))
 
 
 FLAVOURS: Mapping[str, Flavour] = {
     "portable": Flavour(passes=_portable, dtypes=tuple(BYTES_PER_ELEMENT)),
-    "ort": Flavour(passes=_ort, dtypes=tuple(BYTES_PER_ELEMENT)),
+    "ort": Flavour(passes=_ort, dtypes=DTYPES),
 }
+
+
+def require_available(flavour: str, dtype: str, block_size: int | None) -> None:
+    """Do nothing if `export` takes this; for who would rather know at once.
+
+    Raises:
+        ExportError: a flavour, dtype or block size that isn't available.
+    """
+    flavour_of(flavour, dtype)
+    precision_of(dtype, block_size)
 
 
 def flavour_of(flavour: str, dtype: str) -> Flavour:

@@ -19,10 +19,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hlap_export.errors import BackendMissing, ExportError
+from hlap_export.errors import BackendMissing
 from hlap_export.weights import Part
 
-SMALLEST_BLOCK = 16
+SCALES = ".scales"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,21 +31,11 @@ class Blockwise:
 
     Attributes:
         bits: of one weight, 4 or 8.
-        block_size: weights that share a scale: a power of two, 16 or more.
+        block_size: weights that share a scale: 16, 32, 64, 128 or 256.
     """
 
     bits: int
     block_size: int
-
-    def __post_init__(self) -> None:
-        assert self.bits in KERNELS
-        if self.block_size < SMALLEST_BLOCK or self.block_size & (self.block_size - 1):
-            raise ExportError(
-                where="--block-size",
-                expected=f"a power of two, {SMALLEST_BLOCK} or more",
-                found=str(self.block_size),
-                fix="take 32; 128 is smaller and faster, and less accurate",
-            )
 
     def num_blocks(self, columns: int) -> int:
         """Blocks (G) in a row of that length; the last one may be filled up."""
@@ -61,7 +51,7 @@ class Blockwise:
         blocks = self.num_blocks(columns)
         return (
             Part(name=f"{name}.int{self.bits}", dtype=ir.DataType.UINT8, shape=(rows, blocks, self.block_bytes)),
-            Part(name=f"{name}.scales", dtype=ir.DataType.FLOAT, shape=(rows, blocks)),
+            Part(name=name + SCALES, dtype=ir.DataType.FLOAT, shape=(rows, blocks)),
             Part(name=f"{name}.zero_points", dtype=ir.DataType.UINT8, shape=(rows, ceil(blocks * self.bits / 8))),
         )
 

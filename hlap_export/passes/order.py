@@ -16,6 +16,7 @@ from hlap_export.passes.name_constants import NameConstants
 from hlap_export.passes.name_dims import NameDims
 from hlap_export.passes.name_nodes import NameNodes
 from hlap_export.passes.pack_projections import PackProjections
+from hlap_export.passes.quantise_weights import QuantiseWeights
 from hlap_export.passes.simplify import Simplify
 from hlap_export.passes.skip_norms import SkipNorms
 from hlap_export.passes.strip_provenance import StripProvenance
@@ -46,11 +47,12 @@ PORTABLE: tuple[ir.passes.PassBase, ...] = (
 )
 
 
-def ort(num_positions: int) -> tuple[ir.passes.PassBase, ...]:
+def ort(num_positions: int, quantise: QuantiseWeights | None = None) -> tuple[ir.passes.PassBase, ...]:
     """The passes of flavour `ort`: ONNX Runtime's own operators, one cache buffer that is written in place.
 
     Args:
         num_positions: the most tokens of a sequence, for which rotary angles are tabulated.
+        quantise: how weights are stored in fewer bits; None keeps them as they are.
     """
     return (
         TransposeLinearWeights(),
@@ -64,6 +66,7 @@ def ort(num_positions: int) -> tuple[ir.passes.PassBase, ...]:
         KeepLastTokens(),
         SkipNorms(),
         LowerNorms(),  # those that follow no addition
+        *([quantise] if quantise else []),  # after the passes that make matrices of others
         common.RemoveUnusedNodesPass(),
         DropUnreadInputs(),
         common.RemoveUnusedOpsetsPass(),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import onnx_ir as ir
 
-from hlap_export.passes.blockwise import Blockwise
+from hlap_export.passes.blockwise import SCALES, Blockwise
 from hlap_export.passes.nodes import constant, node_before, required
 from hlap_export.weights import StreamedRows, derived, streamed, transposed
 
@@ -71,6 +72,20 @@ class QuantiseWeights(ir.passes.InPlacePass):
         if stored:
             graph.opset_imports[MICROSOFT] = 1
         return ir.passes.PassResult(model, bool(stored))
+
+
+def quantisation(model: ir.Model) -> dict[str, Any]:
+    """How the weights of a quantised graph are stored, for a manifest."""
+    bits: dict[str, int] = {}
+    for node in model.graph:
+        if (node.domain, node.op_type) in ((MICROSOFT, "MatMulNBits"), (MICROSOFT, "GatherBlockQuantized")):
+            scales = required(node, 2).name or ""
+            bits[scales.removesuffix(SCALES)] = node.attributes["bits"].as_int()
+    return {
+        "rounding": "to nearest, blocks with a scale and a zero point, by ONNX Runtime's kernels",
+        "accuracy_level": INT8_ARITHMETIC,
+        "bits": bits,
+    }
 
 
 def _linear_weight(node: ir.Node) -> ir.Value | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hlap_export.errors import ExportError
 from hlap_export.passes.blockwise import Blockwise
 from tests.passes.dequantised import dequantised
 
@@ -56,9 +55,3 @@ def test_rows_come_in_the_shapes_that_the_parts_promise() -> None:
     parts, arrays = blockwise.parts("w", 5, 80), blockwise.quantise(weights(5, 80))
     assert [part.name for part in parts] == ["w.int4", "w.scales", "w.zero_points"]
     assert [part.shape for part in parts] == [array.shape for array in arrays] == [(5, 5, 8), (5, 5), (5, 3)]
-
-
-@pytest.mark.parametrize("block_size", [0, 8, 24, -32])
-def test_a_block_size_that_the_operators_cannot_have_is_refused(block_size: int) -> None:
-    with pytest.raises(ExportError, match="power of two"):
-        Blockwise(bits=4, block_size=block_size)
