@@ -2,7 +2,7 @@
 
 Each verb of the command line is one function here:
 
-    from hlap_export import plan, prune, export, build, verify, bench, generate, run, inspect, doctor
+    from hlap_export import plan, prune, export, build, verify, bench, generate, bundle, run, inspect, doctor
 
 The functions are imported when they are first used: `import hlap_export` itself loads no framework.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hlap_export.bench import bench as bench
+    from hlap_export.bundles import bundle as bundle
     from hlap_export.doctor import doctor as doctor
     from hlap_export.engines import build as build
     from hlap_export.export import export as export
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from hlap_export.prune import prune as prune
     from hlap_export.verify import verify as verify
 
-__all__ = ["bench", "build", "doctor", "export", "generate", "inspect", "plan", "prune", "run", "verify"]
+__all__ = ["bench", "build", "bundle", "doctor", "export", "generate", "inspect", "plan", "prune", "run", "verify"]
 __version__ = "0.1.0"
 
 
@@ -50,6 +51,7 @@ class _Verb:
 class _PublicApi(ModuleType):
     bench = _Verb("hlap_export.bench", "bench")
     build = _Verb("hlap_export.engines", "build")
+    bundle = _Verb("hlap_export.bundles", "bundle")
     doctor = _Verb("hlap_export.doctor", "doctor")
     export = _Verb("hlap_export.export", "export")
     generate = _Verb("hlap_export.generate", "generate")

@@ -259,8 +259,23 @@ def generate(
 
 
 @app.command()
+def bundle(
+    engine: Annotated[Path, typer.Argument(help="The engine to serve.")],
+    *,
+    out: OutFolder,
+    target: Annotated[str, typer.Option(help="ort-genai: the folder that onnxruntime-genai loads.")] = "ort-genai",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Put an engine into the form that a serving stack loads."""
+    with terminal.progress().stage("bundle"):
+        hlap_export.bundle(engine, out, target=target)
+    terminal.show(hlap_export.inspect(out), as_json=json)
+
+
+@app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A checkpoint, plan, export, engine or run.")],
+    path: Annotated[Path, typer.Argument(help="A checkpoint, plan, export, engine, bundle or run.")],
     json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -59,6 +59,10 @@ class ExportError(HlapError):
     """The model can't be expressed in the requested flavour or dtype."""
 
 
+class BundleError(HlapError):
+    """The serving stack can't hold the engine, or computes something else with it."""
+
+
 class CheckFailed(HlapError):  # noqa: N818 - an outcome of a run, told as such
     """A parity or quality check ran and failed: exit code 1."""
 

@@ -1,4 +1,4 @@
-"""What is this folder or file? A checkpoint, a plan, an export, an engine or a run, layer by layer."""
+"""What is this folder or file? A checkpoint, a plan, an export, an engine, a bundle or a run, layer by layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hlap_export.plan.pruning_plan import KeepHeads, PruningPlan, ValueOnly, loa
 from hlap_export.report.compose import layer_rows
 from hlap_export.report.summary import LayerRow, Summary
 
-Kind = Literal["dense checkpoint", "pruned checkpoint", "plan", "ONNX export", "engine", "run"]
+Kind = Literal["dense checkpoint", "pruned checkpoint", "plan", "ONNX export", "engine", "bundle", "run"]
 ITEMSIZE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 SUMMARY = "summary.json"
 PLAN = "plan.json"
@@ -72,7 +72,12 @@ def inspect(path: Path) -> Inspection:
 
 
 def _inspect_artefact(path: Path, manifest: Manifest) -> Inspection:
-    kinds: dict[str, Kind] = {"checkpoint": "pruned checkpoint", "onnx": "ONNX export", "engine": "engine"}
+    kinds: dict[str, Kind] = {
+        "checkpoint": "pruned checkpoint",
+        "onnx": "ONNX export",
+        "engine": "engine",
+        "bundle": "bundle",
+    }
     if manifest.kind not in kinds:
         raise ArtefactError(
             where=str(path), expected=f"a kind among {', '.join(kinds)}", found=manifest.kind, fix="pass another path"

@@ -1,0 +1,150 @@
+"""Bundles run by the real onnxruntime-genai, against transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime_genai
+import pytest
+
+from hlap_export.artifacts import read_manifest
+from hlap_export.bundles import bundle
+from hlap_export.bundles.genai_trial import try_out
+from hlap_export.errors import BundleError
+from hlap_export.families import FAMILIES
+from tests.bundles.bundled import TinyBundles, genai_tokens, transformers_tokens
+from tests.tiny import VOCAB_SIZE
+from tests.tiny_engines import altered
+
+PROMPT = np.random.default_rng(3).integers(1, VOCAB_SIZE, 9).tolist()
+STOPPING_PROMPT = np.random.default_rng(0).integers(1, VOCAB_SIZE, 9).tolist()
+SHORT_PROMPT = np.random.default_rng(1).integers(1, VOCAB_SIZE, 5).tolist()
+
+
+def set_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+# "mixed" has fewer heads in layers 0 and 2, a value-only layer between them, and no attention in layer 3.
+@pytest.mark.parametrize(
+    ("family", "plan"),
+    [*((family, "mixed") for family in sorted(FAMILIES)), ("llama", "dense"), ("llama", "holes")],
+)
+def test_greedy_tokens_are_those_of_transformers(tiny_bundles: TinyBundles, family: str, plan: str) -> None:
+    made = tiny_bundles.get(family, plan)
+    (found,) = genai_tokens(made.folder, [PROMPT])
+    assert found == transformers_tokens(made.checkpoint, PROMPT)
+    assert len(found) == 40 - len(PROMPT)
+
+
+def test_the_model_s_stop_token_ends_the_text(tiny_bundles: TinyBundles) -> None:
+    made = tiny_bundles.get("llama", "mixed")
+    (found,) = genai_tokens(made.folder, [STOPPING_PROMPT])
+    assert found == transformers_tokens(made.checkpoint, STOPPING_PROMPT)
+    assert len(found) < 10
+
+
+def test_a_prompt_in_two_pieces_is_one_prompt(tiny_bundles: TinyBundles) -> None:
+    folder = tiny_bundles.get("mistral", "mixed").folder
+    assert genai_tokens(folder, [PROMPT[:6]], [PROMPT[6:]]) == genai_tokens(folder, [PROMPT])
+
+
+def test_prompts_of_unequal_length_in_a_batch_are_as_alone(tiny_bundles: TinyBundles) -> None:
+    made = tiny_bundles.get("llama", "mixed")
+    padded = [*SHORT_PROMPT, *[0] * (len(PROMPT) - len(SHORT_PROMPT))]
+    long, short = genai_tokens(made.folder, [PROMPT, padded])
+    (alone,) = genai_tokens(made.folder, [SHORT_PROMPT])
+    assert long == transformers_tokens(made.checkpoint, PROMPT)
+    assert short == alone[: len(short)] == transformers_tokens(made.checkpoint, SHORT_PROMPT)[: len(short)]
+    assert len(short) > 8
+
+
+def test_a_half_precision_engine_runs_too(tiny_bundles: TinyBundles) -> None:
+    made = tiny_bundles.get("llama", "dense", "float16")
+    assert len(genai_tokens(made.folder, [PROMPT])[0]) > 8
+
+
+def test_text_goes_in_and_comes_out(tiny_bundles: TinyBundles) -> None:
+    model = onnxruntime_genai.Model(str(tiny_bundles.get("llama", "mixed").folder))
+    tokenizer = onnxruntime_genai.Tokenizer(model)
+    assert "import" in tokenizer.decode(tokenizer.encode("import json"))
+
+
+def test_the_config_takes_sampling_and_special_tokens_from_the_model(tiny_bundles: TinyBundles, tmp_path: Path) -> None:
+    stated = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [95, 94], "pad_token_id": 3}
+    engine = altered(
+        tiny_bundles.get("llama", "mixed").engine,
+        tmp_path / "engine",
+        lambda copy: (copy / "generation_config.json").write_text(json.dumps(stated)),
+    )
+    bundle(engine, tmp_path / "bundle")
+    config = json.loads((tmp_path / "bundle/genai_config.json").read_text())
+    ids = {name: config["model"][name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    assert ids == {"bos_token_id": 0, "eos_token_id": [95, 94], "pad_token_id": 3}
+    assert config["search"].items() >= {"do_sample": True, "temperature": 0.6, "top_k": 50, "top_p": 0.9}.items()
+    params = onnxruntime_genai.GeneratorParams(onnxruntime_genai.Model(str(tmp_path / "bundle")))
+    read = params.get_search_options()
+    assert (read["do_sample"], read["top_k"]) == (True, 50)
+    assert read["temperature"] == pytest.approx(0.6)
+
+
+def test_the_manifest_says_what_the_bundle_was_tried_with(
+    tiny_bundles: TinyBundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny_bundles.get("llama", "mixed")
+    assert read_manifest(made.folder).facts["tried_with"].startswith("onnxruntime-genai 0.")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    bundle(made.engine, tmp_path / "untried")
+    assert read_manifest(tmp_path / "untried").facts["tried_with"] == "nothing: onnxruntime-genai isn't installed"
+
+
+REFUSED = {
+    "a tokenizer class that genai doesn't know": (
+        lambda engine: set_json(engine / "tokenizer_config.json", tokenizer_class="ElsewhereTokenizer"),
+        "Unsupported tokenizer class",
+    ),
+    "a tokenizer in another form": (
+        lambda engine: (engine / "tokenizer.json").rename(engine / "tokenizer.model"),
+        "no tokenizer.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_genai_can_not_hold_is_refused_with_its_reason(
+    tiny_bundles: TinyBundles, tmp_path: Path, case: str
+) -> None:
+    change, reason = REFUSED[case]
+    engine = altered(tiny_bundles.get("llama", "mixed").engine, tmp_path / "engine", change)
+    with pytest.raises(BundleError, match=reason):
+        bundle(engine, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_engine_on_another_provider_is_refused(tiny_bundles: TinyBundles, tmp_path: Path) -> None:
+    engine = tmp_path / "engine"
+    shutil.copytree(tiny_bundles.get("llama", "mixed").engine, engine)
+    facts = read_manifest(engine).facts | {"provider": "QNNExecutionProvider"}
+    set_json(engine / "manifest.json", facts=facts)
+    with pytest.raises(BundleError, match="QNNExecutionProvider"):
+        bundle(engine, tmp_path / "bundle")
+
+
+def test_other_logits_than_the_engine_s_are_refused(tiny_bundles: TinyBundles) -> None:
+    with pytest.raises(BundleError, match="logits"):
+        try_out(tiny_bundles.get("llama", "mixed").folder, tiny_bundles.get("llama", "holes").engine)
+
+
+def test_other_tokens_than_the_tokenizer_s_are_refused(tiny_bundles: TinyBundles, tmp_path: Path) -> None:
+    """A pre-tokenizer that genai reads otherwise: `-1` for what the vocabulary lacks, where transformers drops it."""
+    made = tiny_bundles.get("llama", "mixed")
+    shutil.copytree(made.folder, tmp_path / "bundle")
+    tokenizer = json.loads((tmp_path / "bundle/tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
+    (tmp_path / "bundle/tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(BundleError, match="the tokens of transformers"):
+        try_out(tmp_path / "bundle", made.engine)
