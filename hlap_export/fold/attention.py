@@ -9,6 +9,8 @@ after `x W_v^T` is linear, hence foldable (arXiv 2507.01900; the folds are deriv
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 
 
@@ -25,8 +27,10 @@ def sum_over_groups(w_o_DHE: torch.Tensor, num_heads: int, num_kv_heads: int) ->
     """
     hidden, inputs = w_o_DHE.shape
     head_dim = inputs // num_heads
-    grouped = w_o_DHE.double().reshape(hidden, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    return grouped.sum(dim=2).reshape(hidden, num_kv_heads * head_dim)
+    heads_DKE = w_o_DHE.reshape(hidden, num_kv_heads, num_heads // num_kv_heads, head_dim).unbind(dim=2)
+    # Head by head: the whole weight in float64 would be most of the memory that pruning takes.
+    first, *others = heads_DKE
+    return reduce(torch.add, others, first.double()).reshape(hidden, num_kv_heads * head_dim)
 
 
 def value_bias_after_output(w_o_DKE: torch.Tensor, b_v_KE: torch.Tensor) -> torch.Tensor:
