@@ -136,7 +136,7 @@ def prune(
     from hlap_export.hub import resolve_model
     from hlap_export.plan.pruning_plan import load_plan
 
-    with terminal.progress().stage("prune") as step:
+    with terminal.progress().stage("prune", in_bytes=True) as step:
         hlap_export.prune(resolve_model(model), load_plan(plan), out, on_progress=step)
     terminal.show(hlap_export.inspect(out), as_json=json)
 
@@ -328,7 +328,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         app(args=given, prog_name="hlap-export")
     except SystemExit as leaving:
         if leaving.code == 130:
-            terminal.print_error("interrupted: finished stages are kept, `run --resume` goes on from there")
+            terminal.print_error(
+                "interrupted: the same command, for `run` with --resume, goes on from what is finished"
+            )
         raise
     except Exception as error:
         if show_traceback:

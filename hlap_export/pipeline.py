@@ -131,6 +131,7 @@ def _prune(stages: StageRunner, dense: Path, planned: PruningPlan) -> Path:
         make=lambda out, step: prune(dense, planned, out, on_progress=step),
         inputs={"model": dense},
         parameters={"plan": planned.model_dump(mode="json")},
+        steps_in_bytes=True,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from rich import filesize
 from rich import progress as bars
 from rich.console import Console
 from rich.text import Text
@@ -36,8 +37,12 @@ class Progress:
             self._console.print(f"  {line}", style="dim", markup=False)
 
     @contextmanager
-    def stage(self, name: str) -> Generator[Step]:
+    def stage(self, name: str, *, in_bytes: bool = False) -> Generator[Step]:
         """Show `name` while the block runs, and its duration afterwards.
+
+        Args:
+            name: of the stage.
+            in_bytes: whether its steps are bytes, and shown as such.
 
         Yields:
             The callback that tells how far it is: (steps done, steps in all).
@@ -48,7 +53,7 @@ class Progress:
         started = time.perf_counter()
         if self._console.is_terminal:
             with self._new_bar() as bar:
-                task = bar.add_task(name, total=None)
+                task = bar.add_task(name, total=None, in_bytes=in_bytes)
                 yield lambda done, total: bar.update(task, completed=done, total=total)
         else:
             self._console.print(f"  {name} ...", markup=False)
@@ -75,4 +80,5 @@ class _StepsLeft(bars.ProgressColumn):
         if task.total is None:
             return Text()
         remaining = "" if task.time_remaining is None else f", {timedelta(seconds=int(task.time_remaining))} left"
-        return Text(f"{task.completed:.0f} of {task.total:.0f}{remaining}", style="dim")
+        shown = filesize.decimal if task.fields["in_bytes"] else str
+        return Text(f"{shown(int(task.completed))} of {shown(int(task.total))}{remaining}", style="dim")

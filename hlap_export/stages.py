@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hlap_export.artifacts import (
-    file_sha256,
     folder_digest,
     is_intact,
     package_versions,
@@ -23,6 +22,7 @@ from hlap_export.artifacts import (
     require_free,
     write_text_whole,
 )
+from hlap_export.digests import file_sha256
 from hlap_export.errors import ArtefactError, OutputError
 from hlap_export.progress import Progress, Step
 
@@ -57,7 +57,6 @@ class StageRunner:
     def __init__(self, out: Path, *, resume: bool, progress: Progress) -> None:
         self._out = out
         self._progress = progress
-        self._digests: dict[Path, str] = {}
         is_earlier_run = (out / RECORDS).is_dir()
         if is_earlier_run and not resume:
             raise OutputError(
@@ -70,7 +69,13 @@ class StageRunner:
             require_free(out)
 
     def folder(
-        self, name: str, *, make: Callable[[Path, Step], object], inputs: Inputs, parameters: dict[str, Any]
+        self,
+        name: str,
+        *,
+        make: Callable[[Path, Step], object],
+        inputs: Inputs,
+        parameters: dict[str, Any],
+        steps_in_bytes: bool = False,
     ) -> Path:
         """The artefact folder `name` (such as "onnx/dense"), made by `make(folder, step)` unless it can be reused.
 
@@ -79,13 +84,14 @@ class StageRunner:
             make: writes the artefact, whole or not at all; `step` tells how far it is.
             inputs: what it is made from: folders and files, None for one left to its default.
             parameters: JSON values that decide the result.
+            steps_in_bytes: whether `step` counts bytes.
         """
         target = self._out / name
         if self._is_reusable(name, target, inputs, parameters):
             return target
         _remove(target)
         (self._out / RECORDS).mkdir(parents=True, exist_ok=True)
-        with self._progress.stage(name) as step:
+        with self._progress.stage(name, in_bytes=steps_in_bytes) as step:
             make(target, step)
         self._record(name, target, inputs, parameters)
         return target
@@ -154,15 +160,7 @@ class StageRunner:
         return self._out / RECORDS / f"{name.removesuffix('.json').replace('/', '-')}.json"
 
     def _input_digests(self, inputs: Inputs) -> dict[str, str | None]:
-        return {name: None if path is None else self._input_digest(path) for name, path in inputs.items()}
-
-    def _input_digest(self, path: Path) -> str:
-        # Outside inputs (a model of many gigabytes) are hashed once a run; what the run itself writes may change.
-        if path.is_relative_to(self._out):
-            return _digest(path)
-        if path not in self._digests:
-            self._digests[path] = _digest(path)
-        return self._digests[path]
+        return {name: None if path is None else _digest(path) for name, path in inputs.items()}
 
 
 def _digest(path: Path) -> str:
