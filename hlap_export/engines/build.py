@@ -23,7 +23,7 @@ from hlap_export.artifacts import (
 from hlap_export.engines.base import GRAPH, ITEMSIZE_BYTES, Backend, Session, kv_bytes_per_token, usable_cores
 from hlap_export.errors import ArtefactError, BackendMissing
 
-INHERITED_PARAMETERS = ("flavour", "dtype")
+INHERITED_PARAMETERS = ("flavour", "dtype", "block_size")
 
 
 def build(export_dir: Path, out: Path, *, engine: str = "onnxruntime") -> Manifest:
