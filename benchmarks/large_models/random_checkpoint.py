@@ -10,6 +10,7 @@ that other exporters need); the tokenizer is the reference model's, whose ids li
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -136,8 +137,9 @@ class RandomWeights:
         num_values = min(BLOCK_VALUES, self.num_values - number * BLOCK_VALUES)
         if not self.std:
             return torch.ones(num_values, dtype=torch.bfloat16)
-        seed, tensor = self.key
-        generator = torch.Generator().manual_seed((seed << 48) + (tensor << 24) + number)
+        # Hashed, because torch's generator takes no more than 32 bits of a seed.
+        digest = hashlib.sha256(str((*self.key, number)).encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
         return torch.empty(num_values, dtype=torch.bfloat16).normal_(std=self.std, generator=generator)
 
 
