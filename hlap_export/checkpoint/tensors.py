@@ -122,7 +122,11 @@ def read_shard(path: Path) -> Shard:
             raise _corrupt(path, f"a header that isn't valid ({error})") from error
     tensors = tuple(sorted(tensors, key=lambda record: record.data_offsets))
     data_start = 8 + length
-    end = max((record.data_offsets[1] for record in tensors), default=0)
+    end = 0
+    for record in tensors:
+        if record.data_offsets[0] != end:
+            raise _corrupt(path, f"{record.name} at byte {record.data_offsets[0]} of the data, not at {end}")
+        end = record.data_offsets[1]
     if data_start + end != size:
         raise _corrupt(path, f"{size} bytes where the header promises {data_start + end}")
     return Shard(name=path.name, metadata=metadata, data_start=data_start, tensors=tensors)

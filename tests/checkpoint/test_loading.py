@@ -15,7 +15,7 @@ import torch
 
 from hlap_export import reference_model
 from hlap_export.checkpoint import check_weights, load_model, load_tokenizer, read_layout
-from hlap_export.checkpoint.tensors import open_tensors
+from hlap_export.checkpoint.tensors import open_tensors, read_shard
 from hlap_export.errors import CheckpointError
 from hlap_export.families import FAMILIES
 from hlap_export.prune import prune
@@ -136,6 +136,16 @@ def test_a_corrupt_header_is_named(content: bytes, tmp_path: Path) -> None:
     (dense / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match="truncated or damaged"):
         open_tensors(dense)
+
+
+@pytest.mark.parametrize("offsets", [[4, 12], [12, 20]], ids=["overlap", "gap"])
+def test_tensors_that_overlap_or_leave_gaps_are_named(offsets: list[int], tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [2]}
+    header = json.dumps({"one": entry | {"data_offsets": [0, 8]}, "two": entry | {"data_offsets": offsets}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(offsets[1]))
+    with pytest.raises(CheckpointError, match=rf"two at byte {offsets[0]} of the data, not at 8"):
+        read_shard(path)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
