@@ -12,6 +12,7 @@ from hlap_export.artifacts import MANIFEST, Manifest, is_intact, read_manifest
 from hlap_export.checkpoint import ModelLayout, read_config, read_layout
 from hlap_export.checkpoint.tensors import open_tensors
 from hlap_export.errors import ArtefactError, CheckpointError
+from hlap_export.export.precision import precision_of
 from hlap_export.plan.accounting import count_parameters
 from hlap_export.plan.pruning_plan import KeepHeads, PruningPlan, ValueOnly, load_plan
 from hlap_export.report.compose import layer_rows
@@ -93,7 +94,7 @@ def _describe(path: Path, kind: Kind, manifest: Manifest | None) -> Inspection:
     if is_checkpoint:
         facts["num_parameters"] = count_checkpoint_parameters(path)
     dtype = str((manifest.parameters.get("dtype") if manifest else None) or _checkpoint_dtype(path))
-    facts |= {"dtype": dtype, "kv_bytes_per_token": kv_bytes_per_token(layout, dtype)}
+    facts |= {"dtype": dtype, "kv_bytes_per_token": kv_bytes_per_token(layout, precision_of(dtype).activations)}
     if manifest is None:
         return Inspection(
             path=str(path), kind=kind, family=layout.family.model_type, layers=layer_rows(layout, plan), facts=facts

@@ -11,12 +11,16 @@ import numpy as np
 import onnxruntime_genai
 import pytest
 
+from hlap_export import inspect
 from hlap_export.artifacts import read_manifest
 from hlap_export.bundles import bundle
 from hlap_export.bundles.genai_trial import try_out
+from hlap_export.engines import open_session
 from hlap_export.errors import BundleError
 from hlap_export.families import FAMILIES
-from tests.bundles.bundled import TinyBundles, genai_tokens, transformers_tokens
+from hlap_export.generate.sampling import Sampling, chooser
+from hlap_export.generate.tokens import token_stream
+from tests.bundles.bundled import EOS, TinyBundles, genai_tokens, transformers_tokens, up_to_stop
 from tests.tiny import VOCAB_SIZE
 from tests.tiny_engines import altered
 
@@ -30,15 +34,40 @@ def set_json(path: Path, **values: Any) -> None:
 
 
 # "mixed" has fewer heads in layers 0 and 2, a value-only layer between them, and no attention in layer 3.
-@pytest.mark.parametrize(
-    ("family", "plan"),
-    [*((family, "mixed") for family in sorted(FAMILIES)), ("llama", "dense"), ("llama", "holes")],
-)
-def test_greedy_tokens_are_those_of_transformers(tiny_bundles: TinyBundles, family: str, plan: str) -> None:
-    made = tiny_bundles.get(family, plan)
+CASES = [
+    *((family, "mixed", flavour) for family in sorted(FAMILIES) for flavour in ("portable", "ort")),
+    ("llama", "dense", "ort"),
+    ("llama", "holes", "ort"),
+]
+
+
+@pytest.mark.parametrize(("family", "plan", "flavour"), CASES)
+def test_greedy_tokens_are_those_of_transformers(
+    tiny_bundles: TinyBundles, family: str, plan: str, flavour: str
+) -> None:
+    made = tiny_bundles.get(family, plan, "float32", flavour)
     (found,) = genai_tokens(made.folder, [PROMPT])
     assert found == transformers_tokens(made.checkpoint, PROMPT)
     assert len(found) == 40 - len(PROMPT)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_a_quantised_engine_writes_what_it_writes_by_itself(tiny_bundles: TinyBundles, dtype: str) -> None:
+    made = tiny_bundles.get("llama", "mixed", dtype, "ort")
+    (found,) = genai_tokens(made.folder, [PROMPT])
+    with open_session(made.engine, threads=1) as session:
+        tokens = token_stream(session, np.array(PROMPT), chooser(Sampling()), max_new_tokens=31, stop_ids={EOS})
+        assert found == up_to_stop(list(tokens))
+    assert inspect(made.folder).facts["kv_bytes_per_token"] == 2 * (2 + 1) * 16 * 4
+
+
+def test_buffers_are_shared_where_the_cache_is_written_in_place(tiny_bundles: TinyBundles, tmp_path: Path) -> None:
+    folders = [tiny_bundles.get("llama", "mixed", "float32", flavour).folder for flavour in ("portable", "ort")]
+    configs = [json.loads((folder / "genai_config.json").read_text()) for folder in folders]
+    assert [config["search"]["past_present_share_buffer"] for config in configs] == [False, True]
+    apart = shutil.copytree(folders[1], tmp_path / "apart")
+    set_json(apart / "genai_config.json", search={**configs[1]["search"], "past_present_share_buffer": False})
+    assert genai_tokens(apart, [PROMPT]) == genai_tokens(folders[1], [PROMPT])
 
 
 def test_the_model_s_stop_token_ends_the_text(tiny_bundles: TinyBundles) -> None:
@@ -53,8 +82,12 @@ def test_a_prompt_in_two_pieces_is_one_prompt(tiny_bundles: TinyBundles) -> None
     assert genai_tokens(folder, [PROMPT[:6]], [PROMPT[6:]]) == genai_tokens(folder, [PROMPT])
 
 
-def test_prompts_of_unequal_length_in_a_batch_are_as_alone(tiny_bundles: TinyBundles) -> None:
-    made = tiny_bundles.get("llama", "mixed")
+# In `portable` padding takes up places of a sliding window: a family with windows is only right in `ort`.
+@pytest.mark.parametrize(("family", "flavour"), [("llama", "portable"), ("mistral", "ort")])
+def test_prompts_of_unequal_length_in_a_batch_are_as_alone(
+    tiny_bundles: TinyBundles, family: str, flavour: str
+) -> None:
+    made = tiny_bundles.get(family, "mixed", "float32", flavour)
     padded = [*SHORT_PROMPT, *[0] * (len(PROMPT) - len(SHORT_PROMPT))]
     long, short = genai_tokens(made.folder, [PROMPT, padded])
     (alone,) = genai_tokens(made.folder, [SHORT_PROMPT])
