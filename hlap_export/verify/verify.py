@@ -10,8 +10,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from hlap_export.artifacts import file_sha256, folder_digest, machine_facts, package_versions
+from hlap_export.artifacts import folder_digest, machine_facts, package_versions
 from hlap_export.checkpoint import load_model
+from hlap_export.digests import file_sha256
 from hlap_export.engines import Session, open_session, require_intact
 from hlap_export.errors import ArtefactError
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress

@@ -12,7 +12,8 @@ import tokenizers
 import transformers
 from pydantic import ValidationError
 
-from hlap_export.artifacts import file_sha256, read_manifest
+from hlap_export.artifacts import read_manifest
+from hlap_export.digests import file_sha256
 from hlap_export.errors import ArtefactError, CheckFailed, CheckpointError, ExportError, TextError
 from hlap_export.families import FAMILIES
 from hlap_export.verify import VerifyOptions, VerifyReport, verify
