@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import importlib
 import importlib.util
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,14 +25,16 @@ DECODE_STEPS = 4
 LOGIT_BOUND = 1e-2
 
 
-def why_not_tried() -> str | None:
-    """Why onnxruntime-genai can't be run here; None if it can."""
+def why_not_tried(provider: str) -> str | None:
+    """Why onnxruntime-genai can't be run here with an execution provider; None if it can."""
     if importlib.util.find_spec("onnxruntime_genai") is None:
         return f"{PACKAGE} isn't installed"
     try:
-        _genai()
+        genai = _genai()
     except ImportError as error:
         return f"{PACKAGE} fails to import: {error}"
+    if provider.startswith("CUDA") and not genai.is_cuda_available():
+        return f"this {PACKAGE} can't use a GPU here"
     return None
 
 
@@ -65,7 +66,7 @@ def try_out(bundle: Path, engine_dir: Path) -> str:
         raise _refused(
             expected=f"the engine's own logits, to {LOGIT_BOUND:g} of the largest one", found=f"an error of {error:.2g}"
         )
-    return f"{PACKAGE} {metadata.version(PACKAGE)}"
+    return f"{PACKAGE} {_genai().__version__}"
 
 
 def _engine_logits(engine_dir: Path, ids: Ints) -> Floats:
@@ -107,7 +108,7 @@ def _steps(length: int) -> list[tuple[int, int]]:
 
 def _refused(*, expected: str, found: str) -> BundleError:
     return BundleError(
-        where=f"the bundle, tried with {PACKAGE} {metadata.version(PACKAGE)}",
+        where=f"the bundle, tried with {PACKAGE} {_genai().__version__}",
         expected=expected,
         found=found,
         fix="this version can't serve the model as it is: run the engine with onnxruntime, or try another version",

@@ -43,7 +43,7 @@ def complete(folder: Path, engine_dir: Path, engine: Manifest) -> dict[str, Any]
     _require_expressible(folder, engine)
     config = genai_config(folder, engine)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    reason = why_not_tried()
+    reason = why_not_tried(engine.facts["provider"])
     return {
         "max_length": config["search"]["max_length"],
         "past_present_share_buffer": config["search"]["past_present_share_buffer"],

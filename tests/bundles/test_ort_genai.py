@@ -135,6 +135,24 @@ def test_the_manifest_says_what_the_bundle_was_tried_with(
     assert read_manifest(tmp_path / "untried").facts["tried_with"] == "nothing: onnxruntime-genai isn't installed"
 
 
+def test_a_bundle_for_a_gpu_is_not_tried_where_there_is_none(
+    tiny_bundles: TinyBundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime_genai, "is_cuda_available", lambda: False)
+    bundle(on_provider(tiny_bundles, tmp_path, "CUDAExecutionProvider"), tmp_path / "bundle")
+    assert "can't use a GPU here" in read_manifest(tmp_path / "bundle").facts["tried_with"]
+    config = json.loads((tmp_path / "bundle/genai_config.json").read_text())
+    assert config["model"]["decoder"]["session_options"]["provider_options"] == [{"cuda": {}}]
+
+
+def on_provider(tiny_bundles: TinyBundles, tmp_path: Path, provider: str) -> Path:
+    """An engine whose manifest says that another provider runs it."""
+    engine = tmp_path / "engine"
+    shutil.copytree(tiny_bundles.get("llama", "mixed").engine, engine)
+    set_json(engine / "manifest.json", facts=read_manifest(engine).facts | {"provider": provider})
+    return engine
+
+
 REFUSED = {
     "a tokenizer class that genai doesn't know": (
         lambda engine: set_json(engine / "tokenizer_config.json", tokenizer_class="ElsewhereTokenizer"),
@@ -159,10 +177,7 @@ def test_what_genai_can_not_hold_is_refused_with_its_reason(
 
 
 def test_an_engine_on_another_provider_is_refused(tiny_bundles: TinyBundles, tmp_path: Path) -> None:
-    engine = tmp_path / "engine"
-    shutil.copytree(tiny_bundles.get("llama", "mixed").engine, engine)
-    facts = read_manifest(engine).facts | {"provider": "QNNExecutionProvider"}
-    set_json(engine / "manifest.json", facts=facts)
+    engine = on_provider(tiny_bundles, tmp_path, "QNNExecutionProvider")
     with pytest.raises(BundleError, match="QNNExecutionProvider"):
         bundle(engine, tmp_path / "bundle")
 
