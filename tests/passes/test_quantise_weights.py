@@ -9,6 +9,7 @@ import pytest
 
 from hlap_export.passes.blockwise import Blockwise
 from hlap_export.passes.quantise_weights import QuantiseWeights
+from hlap_export.weights import StreamedRows, transposed
 from tests.passes.dequantised import dequantised
 
 RANDOM = np.random.default_rng(0)
@@ -134,6 +135,35 @@ def test_a_product_of_two_activations_is_left_alone() -> None:
     )
     model = quantised(with_weights(text, w=W_VD.T.copy()))
     assert [node.op_type for node in model.graph] == ["Transpose", "MatMul", "MatMulNBits"]
+
+
+class Rows(StreamedRows):
+    """A matrix on disk, so to speak, that remembers how many of its rows were asked for at a time."""
+
+    block_bytes = 3 * D * 4
+
+    def __init__(self) -> None:
+        super().__init__(ir.DataType.FLOAT, W_VD.shape, "w")
+        self.asked: list[int] = []
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        self.asked.append(stop - start)
+        return W_VD[start:stop]
+
+
+def test_nothing_is_computed_before_it_is_written_and_then_a_few_rows_at_a_time() -> None:
+    model, rows = with_weights(LINEAR, w=W_VD.T.copy()), Rows()
+    model.graph.initializers["w"].const_value = transposed(rows)
+    quantised(model)
+    assert rows.asked == []
+    packed = model.graph.initializers["w.int4"].const_value
+    assert b"".join(block.tobytes() for block in packed.blocks()) == quantised_at_once()
+    assert rows.asked == [3, 3, 3, 3]
+
+
+def quantised_at_once() -> bytes:
+    packed, _, _ = Blockwise(bits=4, block_size=16).quantise(W_VD)
+    return packed.tobytes()
 
 
 def test_a_graph_without_weights_is_not_modified() -> None:
