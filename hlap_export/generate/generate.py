@@ -15,7 +15,7 @@ from hlap_export.checkpoint import read_layout
 from hlap_export.checkpoint.generation_config import read_generation_defaults
 from hlap_export.engines import open_session
 from hlap_export.engines.base import Ints
-from hlap_export.errors import RecipeError, TextError
+from hlap_export.errors import ArtefactError, RecipeError, TextError
 from hlap_export.generate.prompts import Message, Prompts
 from hlap_export.generate.sampling import Sampling, chooser
 from hlap_export.generate.tokens import token_stream
@@ -112,6 +112,7 @@ class Generator:
         return self._generate(self._prompts.of_chat(messages), max_new_tokens, on_text)
 
     def _generate(self, prompt_ids: Ints, max_new_tokens: int, on_text: OnText) -> Generation:
+        self._require_known(prompt_ids)
         room = self._room_for(prompt_ids, max_new_tokens)
         stream = token_stream(self._session, prompt_ids, self._choose, max_new_tokens=room, stop_ids=self._stop_ids)
         writer, token_ids, finished_at = self._prompts.writer(on_text), list[int](), [time.perf_counter()]
@@ -130,6 +131,15 @@ class Generator:
             first_token_ms=1e3 * (finished_at[1] - finished_at[0]),
             decode_tokens_per_second=(len(token_ids) - 1) / decode_seconds if decode_seconds > 0 else None,
         )
+
+    def _require_known(self, prompt_ids: Ints) -> None:
+        if prompt_ids.max() >= self._session.vocab_size:
+            raise ArtefactError(
+                where=str(self._engine_dir),
+                expected=f"a tokenizer with ids below the model's vocabulary of {self._session.vocab_size}",
+                found=f"id {prompt_ids.max()}",
+                fix="restore the tokenizer that belongs to this model",
+            )
 
     def _room_for(self, prompt_ids: Ints, max_new_tokens: int) -> int:
         """How many new tokens there may be: as asked, but no more than the model has positions for."""

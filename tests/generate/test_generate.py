@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from hlap_export import generate
+from hlap_export import generate, reference_model
 from hlap_export.checkpoint import load_model
 from hlap_export.errors import ArtefactError, RecipeError, TextError
 from hlap_export.generate import Generator, Sampling, converse
@@ -111,6 +112,14 @@ def test_a_prompt_or_length_that_leaves_nothing_to_write_is_refused(
 def test_a_checkpoint_is_not_an_engine(finished: FinishedRun) -> None:
     with pytest.raises(ArtefactError, match="kind 'engine'"):
         generate(finished.out / "checkpoint", PROMPT)
+
+
+def test_a_tokenizer_of_another_model_is_refused(engine: Path, tmp_path: Path) -> None:
+    def use_the_reference_models(copy: Path) -> None:
+        shutil.copyfile(reference_model.path() / "tokenizer.json", copy / "tokenizer.json")
+
+    with pytest.raises(ArtefactError, match="vocabulary of 96"):
+        generate(altered(engine, tmp_path / "mixed_up", use_the_reference_models), PROMPT)
 
 
 def test_chat_goes_through_the_template(chatting: Path) -> None:

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from hlap_export.engines import KVCache, open_session
 from hlap_export.generate.sampling import Sampling, chooser
 from hlap_export.generate.tokens import token_stream
-from tests.tiny_engines import FakeSession
+from tests.tiny_engines import FakeSession, TinyEngines
 
 PROMPT = np.array([3, 1, 4])
 
@@ -37,3 +38,28 @@ def test_a_stop_token_is_the_last() -> None:
 
 def test_a_stop_token_in_the_prompt_stops_nothing() -> None:
     assert stream(counting_session(), max_new_tokens=2, stop_ids={1, 4}) == [5, 6]
+
+
+def test_a_cache_that_is_written_in_place_gives_the_tokens_of_one_that_is_concatenated(
+    tiny_engines: TinyEngines,
+) -> None:
+    written = list[list[int]]()
+    for flavour in ("portable", "ort"):
+        with open_session(tiny_engines.get("mistral", "mixed", "float32", flavour).folder, threads=1) as session:
+            written.append(list(token_stream(session, PROMPT, chooser(Sampling()), max_new_tokens=40)))
+    assert written[0] == written[1]
+    assert len(set(written[0])) > 10
+
+
+def test_room_for_every_token_is_made_before_the_first() -> None:
+    session = counting_session()
+    asked = list[int | None]()
+    make_empty = session.empty_cache
+
+    def note(batch: int, capacity: int | None = None) -> KVCache:
+        asked.append(capacity)
+        return make_empty(batch, capacity)
+
+    session.empty_cache = note  # type: ignore[method-assign]
+    stream(session, max_new_tokens=4)
+    assert asked == [7]
