@@ -74,10 +74,11 @@ def flavour_of(flavour: str, dtype: str) -> Flavour:
             fix="export with an available flavour; portable runs on every ONNX engine",
         )
     if dtype not in FLAVOURS[flavour].dtypes:
+        others = [name for name, other in FLAVOURS.items() if dtype in other.dtypes]
         raise ExportError(
             where="--dtype",
             expected=f"for flavour {flavour} one of: {', '.join(FLAVOURS[flavour].dtypes)}",
             found=repr(dtype),
-            fix="export with an available dtype",
+            fix=f"take --flavour {others[0]}" if others else "export with an available dtype",
         )
     return FLAVOURS[flavour]
