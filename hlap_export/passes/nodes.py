@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from hlap_export.weights import StreamedTensor
+
 
 def node_before(
     anchor: ir.Node,
@@ -50,5 +52,13 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataTyp
         return graph.initializers[name]
     tensor = ir.Tensor(array, dtype=dtype, name=name)
     value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def register(graph: ir.Graph, name: str, tensor: StreamedTensor) -> ir.Value:
+    """The initializer `name` with numbers that are read when the file is written."""
+    tensor.name = name
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.dims), const_value=tensor)
     graph.register_initializer(value)
     return value

@@ -12,6 +12,7 @@ from hlap_export.passes.keep_last_tokens import KeepLastTokens
 from hlap_export.passes.lower_attention import LowerAttention
 from hlap_export.passes.lower_norms import LowerNorms
 from hlap_export.passes.lower_rotary import LowerRotary
+from hlap_export.passes.merge_value_projections import MergeValueProjections
 from hlap_export.passes.name_constants import NameConstants
 from hlap_export.passes.name_dims import NameDims
 from hlap_export.passes.name_nodes import NameNodes
@@ -59,6 +60,7 @@ def ort(num_positions: int, quantise: QuantiseWeights | None = None) -> tuple[ir
         TiedHeadAsFusedMatMul(),
         Simplify(),
         ConstantReshapes(),
+        MergeValueProjections(),
         TabulateRotary(num_positions),
         GroupQueryAttention(),
         common.RemoveUnusedNodesPass(),  # masks, angles and concatenated caches: nothing reads them any more

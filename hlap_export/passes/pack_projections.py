@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from hlap_export.passes.nodes import node_before, required
-from hlap_export.weights import StreamedRows, stacked, transposed
+from hlap_export.passes.nodes import node_before, register, required
+from hlap_export.weights import stacked, transposed
 
 PACKED = "qkv_proj"
 
@@ -57,10 +57,10 @@ def _pack(graph: ir.Graph, attention: ir.Node, projections: list[_Projection]) -
     first, name = projections[0], _packed_name(projections[0].weight)
     # Torch's layout, [out, in], puts one matrix's rows below the other's.
     rows = stacked([transposed(projection.weight.const_value) for projection in projections])
-    product = node_before(attention, "MatMul", [first.x, _register(graph, name, transposed(rows))])
+    product = node_before(attention, "MatMul", [first.x, register(graph, name, transposed(rows))])
     if biases:
         assert len(biases) == len(projections), "all three projections have a bias, or none"
-        bias = _register(graph, _packed_name(biases[0]), stacked([bias.const_value for bias in biases]))
+        bias = register(graph, _packed_name(biases[0]), stacked([bias.const_value for bias in biases]))
         product = node_before(attention, "Add", [product, bias])
     attention.replace_input_with(0, product)
     attention.replace_input_with(1, None)
@@ -70,10 +70,3 @@ def _pack(graph: ir.Graph, attention: ir.Node, projections: list[_Projection]) -
 def _packed_name(value: ir.Value) -> str:
     assert value.name is not None
     return value.name.replace("q_proj", PACKED)
-
-
-def _register(graph: ir.Graph, name: str, tensor: StreamedRows) -> ir.Value:
-    tensor.name = name
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.dims), const_value=tensor)
-    graph.register_initializer(value)
-    return value

@@ -12,6 +12,7 @@ from tests.plans import tiny_plan
 from tests.tiny import save_tiny
 
 GOLDEN_PLANS = ("dense", "suffix", "partial_heads")
+GOLDEN_FLAVOURS = ("portable", "ort")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

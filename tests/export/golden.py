@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import product
 from pathlib import Path
 
 from hlap_export.export.structure import describe_file
 from hlap_export.families import FAMILIES
-from tests.export.exports import GOLDEN_PLANS, TinyExports
+from tests.export.exports import GOLDEN_FLAVOURS, GOLDEN_PLANS, TinyExports
 
 GRAPHS = Path(__file__).parents[2] / "graphs"
 
 
-def golden_file(family: str, plan: str, flavour: str = "portable") -> Path:
+def golden_file(family: str, plan: str, flavour: str) -> Path:
     return GRAPHS / family / f"{plan}.{flavour}.txt"
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         exports = TinyExports(Path(root))
-        for family in FAMILIES:
-            for plan in GOLDEN_PLANS:
-                path = golden_file(family, plan)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(describe_file(exports.get(family, plan).model_file), encoding="utf-8")
-                print(path.relative_to(GRAPHS.parent))
+        for family, plan, flavour in product(FAMILIES, GOLDEN_PLANS, GOLDEN_FLAVOURS):
+            path = golden_file(family, plan, flavour)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(describe_file(exports.get(family, plan, flavour=flavour).model_file), encoding="utf-8")
+            print(path.relative_to(GRAPHS.parent))
 
 
 if __name__ == "__main__":

@@ -182,7 +182,6 @@ def test_no_path_and_no_source_line_is_left_in_the_file(tiny_exports: TinyExport
     [
         ({"flavour": "trt"}, "portable"),
         ({"dtype": "int4"}, "float32, float16, bfloat16"),
-        ({"flavour": "ort"}, "portable"),
     ],
 )
 def test_a_flavour_or_dtype_that_is_not_built_is_refused_with_what_is(

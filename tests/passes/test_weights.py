@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from hlap_export.passes.tied_head_as_fused_matmul import TiedHeadAsFusedMatMul
 from hlap_export.passes.tied_head_as_gemm import TiedHeadAsGemm
 from hlap_export.passes.transpose_linear_weights import TransposeLinearWeights
 
@@ -63,9 +64,19 @@ def test_a_tied_weight_stays_as_the_embedding_needs_it_and_the_head_reads_it_thr
     assert (rows[0] == W[[0, 3, 1]]).all()
 
 
-def test_a_weight_that_only_the_head_reads_is_not_made_a_gemm() -> None:
+def test_a_tied_head_is_one_operator_where_the_runtime_has_a_product_by_the_transpose() -> None:
+    model = with_weight(TIED)
+    assert TiedHeadAsFusedMatMul()(model).modified
+    assert [node.op_type for node in model.graph] == ["Gather", "FusedMatMul"]
+    logits, rows = run(model, x=X, ids=np.array([[0, 3, 1], [2, 2, 2]]))
+    assert (logits == X @ W.T).all()
+    assert (rows[0] == W[[0, 3, 1]]).all()
+
+
+def test_a_weight_that_only_the_head_reads_is_neither_gemm_nor_fused() -> None:
     model = with_weight(LINEAR)
     assert not TiedHeadAsGemm()(model).modified
+    assert not TiedHeadAsFusedMatMul()(model).modified
 
 
 def test_a_transpose_that_something_else_reads_is_left_alone() -> None:
