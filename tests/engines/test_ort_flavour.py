@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -81,6 +82,24 @@ def test_the_last_logits_of_rows_of_different_lengths_are_the_last_of_all(tiny_e
         last, _ = session.run(ids, mask, positions, session.empty_cache(2), last_only=True)
     assert last.shape == (2, 1, whole.shape[2])
     assert np.abs(last - whole[:, -1:]).max() <= 1e-5 * np.abs(whole).max()
+
+
+@pytest.mark.parametrize("last_only", [False, True])
+def test_a_prompt_that_runs_in_chunks_gives_what_it_gives_at_once(
+    last_only: bool, tiny_engines: TinyEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, mask, positions = (tensor.numpy() for tensor in (IDS, MASK, POSITIONS))
+    folder = tiny_engines.get("gemma2", "suffix", flavour="ort").folder
+    with open_session(folder, threads=1) as session:
+        at_once, _ = session.run(ids, mask, positions, session.empty_cache(2), last_only=last_only)
+    monkeypatch.setattr("hlap_export.engines.ort_in_place.CPU_CHUNK", 6)  # of 20 and 14 tokens
+    with open_session(folder, threads=1) as session:
+        runs = mock.Mock(wraps=cast(Any, session)._run)
+        monkeypatch.setattr(session, "_run", runs)
+        in_chunks, _ = session.run(ids, mask, positions, session.empty_cache(2), last_only=last_only)
+    assert [call.args[2].shape[1] for call in runs.call_args_list] == [6, 6, 6, 2, 6, 6, 2]
+    counted = MASK.bool().numpy()[:, -1:] if last_only else MASK.bool().numpy()
+    assert np.abs(in_chunks - at_once)[counted].max() <= 1e-5 * np.abs(at_once).max()
 
 
 def test_steps_write_into_the_buffers_that_were_allocated_once(tiny_engines: TinyEngines) -> None:
