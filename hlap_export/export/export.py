@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 from hlap_export.artifacts import Manifest, folder_digest, require_free, write_manifest, written_whole
 from hlap_export.checkpoint import ModelLayout, check_weights, read_layout
@@ -13,6 +16,7 @@ from hlap_export.errors import ExportError
 from hlap_export.export.flavours import flavour_of
 from hlap_export.export.io_contract import IOContract, io_contract, kv_bytes_per_token
 from hlap_export.export.precision import BYTES_PER_ELEMENT, Precision, precision_of
+from hlap_export.on_progress import OnProgress, ignore_progress
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -22,9 +26,6 @@ DATA_FILE = "model.onnx.data"
 LAYOUT_KEY = "hlap.layout"
 """Model metadata: the layout as JSON, so that the file explains itself without its folder."""
 
-INLINE_BYTES = 1024
-"""Tensors up to this size stay in model.onnx: scalars and axes, so that the graph can be read without its weights."""
-
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json", "added_tokens.json")
@@ -32,11 +33,18 @@ COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "chat_
 
 
 def export(
-    checkpoint: Path, out: Path, *, flavour: str = "portable", dtype: str = "float32", block_size: int | None = None
+    checkpoint: Path,
+    out: Path,
+    *,
+    flavour: str = "portable",
+    dtype: str = "float32",
+    block_size: int | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> Manifest:
     """Write the checkpoint as ONNX: model.onnx, model.onnx.data, config and tokenizer files, manifest.json.
 
-    The same request gives the same bytes, in any process and any folder.
+    The same request gives the same bytes, in any process and any folder. Memory stays at a few blocks of a tensor: the
+    graph is traced without weights, and they are read, converted and written in one pass.
 
     Args:
         checkpoint: a Hugging Face folder, dense or pruned.
@@ -44,24 +52,28 @@ def export(
         flavour: which operators the graph uses; `flavours.FLAVOURS` lists what is available.
         dtype: of weights, activations and KV cache; int8 and int4 are of weights alone. Logits are always float32.
         block_size: of int8 and int4: so many weights share a scale. None takes `precision.DEFAULT_BLOCK_SIZE`.
+        on_progress: is told bytes of weights, written and in all.
 
     Raises:
         ExportError: a flavour, dtype or block size that isn't available.
         CheckpointError: the checkpoint is unreadable, unsupported or inconsistent.
         OutputError: `out` can't be written.
     """
+    from hlap_export.export.external_data import write_model
+
     chosen, precision = flavour_of(flavour, dtype), precision_of(dtype, block_size)
     require_free(out)
     layout = read_layout(checkpoint)
     _require_static_rope(layout, checkpoint)
     contract = io_contract(layout, precision.activations)
+    digest = _in_background(folder_digest, checkpoint)  # reads a foreign checkpoint once: tracing leaves a core for it
     model, num_parameters = _traced(checkpoint, layout, contract, precision.activations)
     for declared in chosen.passes(layout, precision):
         declared(model)
     model.metadata_props[LAYOUT_KEY] = json.dumps(layout_facts(layout), sort_keys=True)
     facts = _facts(model, layout, precision, num_parameters)
     with written_whole(out) as folder:
-        _save(model, folder)
+        data = write_model(model, folder / MODEL_FILE, folder / DATA_FILE, on_progress)
         _copy_companions(checkpoint, folder)
         return write_manifest(
             folder,
@@ -72,8 +84,9 @@ def export(
                 **({"block_size": precision.block_size} if precision.block_size else {}),
                 "opset": model.opset_imports[""],
             },
-            inputs={"checkpoint": folder_digest(checkpoint)},
+            inputs={"checkpoint": digest.result()},
             facts=facts,
+            known={DATA_FILE: data},
         )
 
 
@@ -135,10 +148,18 @@ def _facts(model: ir.Model, layout: ModelLayout, precision: Precision, num_param
     }
 
 
-def _save(model: ir.Model, folder: Path) -> None:
-    import onnx_ir as ir
+def _in_background(function: Callable[[Path], str], path: Path) -> Future[str]:
+    """Call a function on a thread that nobody waits for if the export fails."""
+    result = Future[str]()
 
-    cast(Any, ir).save(model, folder / MODEL_FILE, external_data=DATA_FILE, size_threshold_bytes=INLINE_BYTES)
+    def call() -> None:
+        try:
+            result.set_result(function(path))
+        except BaseException as error:
+            result.set_exception(error)
+
+    Thread(target=call, name="digest", daemon=True).start()
+    return result
 
 
 def _copy_companions(checkpoint: Path, folder: Path) -> None:

@@ -6,11 +6,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from hlap_export.weights.streamed import StreamedRows, streamed
 
 STRIP_BYTES = 128 * 2**20
 """Rows of a transposed matrix that are gathered at a time: each time, all rows of the source are read."""
+
+TILE_ROWS = 256
+"""Rows that are turned at a time: what a core's cache holds is turned three times as fast."""
 
 
 def transposed(tensor: ir.TensorProtocol | None) -> StreamedRows:
@@ -53,8 +57,16 @@ class Transposed(StreamedRows):
     def rows(self, start: int, stop: int) -> np.ndarray:
         strip = np.empty((stop - start, self.source.num_rows), self.dtype.numpy())
         for first, last in self.source.row_ranges():
-            strip[:, first:last] = self.source.rows(first, last)[:, start:stop].T
+            _turn(self.source.rows(first, last)[:, start:stop], strip[:, first:last])
         return strip
+
+
+def _turn(block: np.ndarray, turned: np.ndarray) -> None:
+    """`turned[...] = block.T` by torch's tiled kernel, which numpy hasn't; elements are moved as integers."""
+    integer = np.dtype(f"i{block.dtype.itemsize}")
+    for first in range(0, len(block), TILE_ROWS):
+        tile = torch.from_numpy(np.ascontiguousarray(block[first : first + TILE_ROWS]).view(integer))  # pyright: ignore[reportUnknownMemberType]
+        turned.view(integer)[:, first : first + TILE_ROWS] = tile.t().contiguous().numpy()
 
 
 class Stacked(StreamedRows):
