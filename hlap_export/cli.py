@@ -155,8 +155,8 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a checkpoint as ONNX, with a KV cache only where attention is left."""
-    with terminal.progress().stage("export"):
-        hlap_export.export(checkpoint, out, flavour=flavour, dtype=dtype, block_size=block_size)
+    with terminal.progress().stage("export", in_bytes=True) as step:
+        hlap_export.export(checkpoint, out, flavour=flavour, dtype=dtype, block_size=block_size, on_progress=step)
     terminal.show(hlap_export.inspect(out), as_json=json)
 
 

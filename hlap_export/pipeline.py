@@ -139,10 +139,16 @@ def _export(stages: StageRunner, name: str, checkpoint: Path, asked: ExportSecti
     return stages.folder(
         f"onnx/{name}",
         make=lambda out, step: export(
-            checkpoint, out, flavour=asked.flavour, dtype=asked.dtype, block_size=asked.block_size
+            checkpoint,
+            out,
+            flavour=asked.flavour,
+            dtype=asked.dtype,
+            block_size=asked.block_size,
+            on_progress=step,
         ),
         inputs={"checkpoint": checkpoint},
         parameters=asked.model_dump(mode="json"),
+        steps_in_bytes=True,
     )
 
 
