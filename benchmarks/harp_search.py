@@ -2,7 +2,8 @@
 
     python -m benchmarks.harp_search --out benchmarks/results/
 
-Both run interleaved in one process on the same calibration windows, and must return the same plan. The naive search
+Both run interleaved in one process on the same calibration windows, and must return the same plan. The fast one also
+opens the model, and keeps what it has finished on disk; the naive one has it loaded. The naive search
 is what one writes first: swap the candidate's attention modules (already folded, no attention between tokens) into
 the model, run it over all windows, take the perplexity.
 """
@@ -15,6 +16,7 @@ import statistics
 import time
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from hlap_export.artifacts import machine_facts, package_versions
 from hlap_export.checkpoint import load_model, read_layout
 from hlap_export.checkpoint.modeling_hlap import AttentionFreeLayer, ValueOnlyAttention
 from hlap_export.fold import layer_edits
-from hlap_export.plan.calibration import batches_of
+from hlap_export.plan.calibration import Windows, batches_of
 from hlap_export.plan.harp import ALPHA_GRID, default_num_layers, search_harp
 from hlap_export.plan.pruning_plan import TextWindows, plan_of_alphas
 from hlap_export.texts import read_tokens, spread_windows
@@ -85,7 +87,7 @@ def main() -> None:
     model = load_model(arguments.model, dtype=torch.float32)
     model.config.value_only_output_bias = False
     text = read_tokens(arguments.model, reference_model.calibration_text(), vocab_size=layout.vocab_size)
-    windows = torch.tensor(spread_windows(text, windows=arguments.windows, window_length=arguments.window_length))
+    ids = torch.tensor(spread_windows(text, windows=arguments.windows, window_length=arguments.window_length))
     described = TextWindows(
         name=text.path.name,
         sha256=text.sha256,
@@ -96,10 +98,13 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"fast": [], "naive": []}
     for _ in range(arguments.repeats):
         started = time.perf_counter()
-        plan = search_harp(model, layout, windows, text=described, num_layers=num_layers)
+        with TemporaryDirectory() as work:
+            plan = search_harp(
+                arguments.model, Windows(ids=ids, text=described), num_layers=num_layers, work=Path(work)
+            )
         seconds["fast"].append(time.perf_counter() - started)
         started = time.perf_counter()
-        naive = naive_alphas(model, layout, windows, num_layers)
+        naive = naive_alphas(model, layout, ids, num_layers)
         seconds["naive"].append(time.perf_counter() - started)
         if plan.alphas != naive:
             raise SystemExit(f"the searches disagree: fast {plan.alphas}, naive {naive}")

@@ -13,24 +13,33 @@ grid is 0.0, 0.1, ..., 1.0. Ties go to the smaller alpha: 0 also drops V and O.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from hlap_export.checkpoint.layout import ModelLayout
+from hlap_export.artifacts import package_versions
+from hlap_export.checkpoint.decoder import LoadedLayer, open_decoder
+from hlap_export.checkpoint.layout import ModelLayout, read_config, read_layout
+from hlap_export.checkpoint.tensors import open_tensors
 from hlap_export.errors import PlanError
+from hlap_export.families import Family
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
-from hlap_export.plan.calibration import Calibration, UpperLayers, calibrate
+from hlap_export.plan.calibration import Search, Windows, calibrate, count
+from hlap_export.plan.journal import Journal
 from hlap_export.plan.pruning_plan import (
     AlphaScore,
     LayerSearch,
     PruningPlan,
     SearchRecord,
-    TextWindows,
+    dense_plan,
     plan_of_alphas,
 )
+from hlap_export.plan.states import StateFiles
+from hlap_export.plan.value_only import attention_update, mlp_half, value_only
 
 ALPHA_GRID = tuple(step / 10 for step in range(11))
 
@@ -41,27 +50,30 @@ def default_num_layers(layout: ModelLayout) -> int:
 
 
 def search_harp(
-    model: Any,
-    layout: ModelLayout,
-    windows_NT: torch.Tensor,
+    model: Path,
+    windows: Windows,
     *,
-    text: TextWindows,
     num_layers: int,
+    work: Path,
+    max_memory: int | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> PruningPlan:
     """Search the alphas of the last `num_layers` layers.
 
     Args:
-        model: the dense model, in float32.
-        layout: its layout.
-        windows_NT: calibration tokens, [N windows, T tokens].
-        text: what the windows are, for the record.
+        model: the dense checkpoint; computed in float32.
+        windows: calibration tokens.
         num_layers: how many of the last layers lose attention, 1 to L-1.
+        work: folder of this search alone, where a killed one left its results and goes on from them.
+        max_memory: most bytes of RAM for the whole process; None for what the machine has free.
         on_progress: called with (steps done, steps in all).
 
     Raises:
-        PlanError: `num_layers` is out of range.
+        PlanError: the model is pruned already, or `num_layers` is out of range.
+        CheckpointError: the model can't be read.
+        OutputError: `work` holds something else.
     """
+    layout = read_layout(model)
     if not 1 <= num_layers < layout.num_layers:
         raise PlanError(
             where="num_layers",
@@ -69,64 +81,110 @@ def search_harp(
             found=str(num_layers),
             fix="prune fewer layers",
         )
+    dense_plan(layout)  # refuses a pruned model, whose layers can't be searched
     first_layer = layout.num_layers - num_layers
-    steps = Steps(len(windows_NT) * (1 + num_layers), on_progress)
-    upper = UpperLayers(model, layout.family)
-    dense = calibrate(model, upper, windows_NT, first_layer=first_layer, on_windows=steps.advance)
+    search = Search(
+        decoder=open_decoder(model, batch=windows.batch, copies=len(ALPHA_GRID) + 1, max_memory=max_memory),
+        windows=windows,
+        states=StateFiles(work, length=windows.batch.length, hidden_size=layout.hidden_size),
+        journal=Journal(work, _request(model, windows, num_layers)),
+        steps=Steps(_num_steps(layout, windows, first_layer), on_progress),
+    )
+    perplexity_dense = calibrate(search, first_layer=first_layer)
 
     alphas: dict[int, float] = {}
     searches: list[LayerSearch] = []
     for layer in reversed(range(first_layer, layout.num_layers)):
-        curve = _alpha_curve(upper, dense, layer, alphas, steps.advance)
-        best = min(curve, key=lambda score: (score.perplexity, score.alpha))
-        alphas[layer] = best.alpha
+        perplexities = _perplexities(search, layout.family, [{**alphas, layer: alpha} for alpha in ALPHA_GRID])
+        curve = tuple(
+            AlphaScore(alpha=alpha, perplexity=perplexity)
+            for alpha, perplexity in zip(ALPHA_GRID, perplexities, strict=True)
+        )
+        alphas[layer] = min(curve, key=lambda score: (score.perplexity, score.alpha)).alpha
         searches.append(LayerSearch(layer=layer, curve=curve))
 
-    pruned = sorted(alphas)
+    all_ones, all_dropped = _perplexities(
+        search, layout.family, [dict.fromkeys(alphas, 1.0), dict.fromkeys(alphas, 0.0)]
+    )
     record = SearchRecord(
-        text=text,
-        perplexity_dense=dense.perplexity,
+        text=windows.text,
+        perplexity_dense=perplexity_dense,
         perplexity_planned=min(score.perplexity for score in searches[-1].curve),
-        perplexity_all_ones=_perplexity(upper, dense, dict.fromkeys(pruned, 1.0)),
-        perplexity_all_dropped=_perplexity(upper, dense, dict.fromkeys(pruned, 0.0)),
+        perplexity_all_ones=all_ones,
+        perplexity_all_dropped=all_dropped,
         layers=tuple(searches),
     )
     return plan_of_alphas(layout, alphas, method="harp", search=record)
 
 
 @torch.inference_mode()
-def _alpha_curve(
-    upper: UpperLayers, dense: Calibration, layer: int, above: Mapping[int, float], on_windows: Callable[[int], None]
-) -> tuple[AlphaScore, ...]:
-    """Perplexity for each alpha of `layer`; the layers above have theirs, those below are dense."""
-    losses = [0.0] * len(ALPHA_GRID)
-    for rows in dense.batches():
-        h, targets = dense.layer_inputs[layer][rows], dense.targets[rows]
-        z = upper.attention_update(layer, h)
-        for index, alpha in enumerate(ALPHA_GRID):
-            after_layer = upper.mlp_half(layer, torch.add(h, z, alpha=alpha))
-            losses[index] += upper.loss_nats(_run_value_only(upper, after_layer, above), targets)
-        on_windows(len(h))
-    return tuple(
-        AlphaScore(alpha=alpha, perplexity=math.exp(loss / dense.targets.numel()))
-        for alpha, loss in zip(ALPHA_GRID, losses, strict=True)
+def _perplexities(search: Search, family: Family, candidates: Sequence[Mapping[int, float]]) -> list[float]:
+    """Perplexity of each candidate: alphas of the same topmost layers, while those below are dense."""
+    journal, num_layers = search.journal, search.decoder.num_layers
+    batches = list(search.windows.batches())
+    keys = {
+        rows.start: f"{[sorted(alphas.items()) for alphas in candidates]}, windows from {rows.start}"
+        for rows in batches
+    }
+    pending = [rows for rows in batches if keys[rows.start] not in journal]
+    layers_and_head = num_layers - min(candidates[0]) + 1
+    search.steps.advance((count(batches) - count(pending)) * len(candidates) * layers_and_head)
+    for chunk in search.chunks(pending, copies=len(candidates) + 1):
+        for rows, losses in zip(chunk, _losses_nats(search, family, candidates, chunk), strict=True):
+            journal.record(keys[rows.start], losses)
+    losses_of_batches = [journal.get(key) for key in keys.values()]
+    totals = [math.fsum(losses) for losses in zip(*losses_of_batches, strict=True)]
+    return [math.exp(total / search.windows.targets.numel()) for total in totals]
+
+
+def _losses_nats(
+    search: Search, family: Family, candidates: Sequence[Mapping[int, float]], chunk: Sequence[slice]
+) -> list[list[float]]:
+    """Sum of the tokens' losses, for each batch of the chunk and each candidate."""
+    decoder, windows = search.decoder, search.windows
+    first, *above = sorted(candidates[0])
+    with decoder.layer(first) as layer:
+        alphas = [candidate[first] for candidate in candidates]
+        states = [_first_layer(search, layer, family, alphas, rows) for rows in chunk]
+    search.steps.advance(count(chunk) * len(candidates))
+    for index in above:
+        with decoder.layer(index) as layer:
+            for streams in states:
+                for which, candidate in enumerate(candidates):
+                    streams[which] = decoder.at_rest(value_only(layer, family, streams[which], candidate[index]))
+        search.steps.advance(count(chunk) * len(candidates))
+    flat = decoder.head.losses_nats(
+        [h_NTD for streams in states for h_NTD in streams],
+        [windows.targets[rows] for rows in chunk for _ in candidates],
     )
+    search.steps.advance(count(chunk) * len(candidates))
+    return [flat[start : start + len(candidates)] for start in range(0, len(flat), len(candidates))]
 
 
-@torch.inference_mode()
-def _perplexity(upper: UpperLayers, dense: Calibration, alphas: Mapping[int, float]) -> float:
-    """Perplexity with these alphas in the topmost layers."""
-    inputs = dense.layer_inputs[min(alphas)]
-    loss = sum(
-        upper.loss_nats(_run_value_only(upper, inputs[rows], alphas), dense.targets[rows]) for rows in dense.batches()
-    )
-    return math.exp(loss / dense.targets.numel())
+def _first_layer(
+    search: Search, layer: LoadedLayer, family: Family, alphas: Sequence[float], rows: slice
+) -> list[torch.Tensor]:
+    """The residual stream [N, T, D] after the lowest searched layer for each alpha; `h + alpha Z` alone varies."""
+    h_NTD = search.states.read(layer.index, rows).to(layer.device)
+    z_NTD = attention_update(layer, family, h_NTD)
+    streams = (mlp_half(layer, torch.add(h_NTD, z_NTD, alpha=alpha)) for alpha in alphas)
+    return [search.decoder.at_rest(stream) for stream in streams]
 
 
-def _run_value_only(upper: UpperLayers, h: torch.Tensor, alphas: Mapping[int, float]) -> torch.Tensor:
-    """Run the value-only layers in `alphas`, lowest first."""
-    for layer in sorted(alphas):
-        if alphas[layer]:
-            h = torch.add(h, upper.attention_update(layer, h), alpha=alphas[layer])
-        h = upper.mlp_half(layer, h)
-    return h
+def _num_steps(layout: ModelLayout, windows: Windows, first_layer: int) -> int:
+    """Windows times layers (the head counts as one) that the search computes."""
+    num_layers, num_searched = layout.num_layers, layout.num_layers - first_layer
+    searched = sum(len(ALPHA_GRID) * (depth + 1) for depth in range(1, num_searched + 1))
+    return len(windows.ids) * (num_layers + 1 + searched + 2 * (num_searched + 1))
+
+
+def _request(model: Path, windows: Windows, num_layers: int) -> dict[str, Any]:
+    """What decides the results. Weights count by their files' size and time of change: reading them takes minutes."""
+    shards = {model / shard.name for shard in open_tensors(model).shards}
+    return {
+        "config": read_config(model),
+        "weights": {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(shards)},
+        "tokens": hashlib.sha256(windows.ids.numpy().tobytes()).hexdigest(),
+        "num_layers": num_layers,
+        "versions": package_versions(),
+    }
