@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from hlap_export.passes.blockwise import SCALES, Blockwise
-from hlap_export.passes.nodes import constant, node_before, required
+from hlap_export.passes.nodes import constant, node_before, register, required
 from hlap_export.weights import StreamedRows, derived, streamed, transposed
 
 MICROSOFT = "com.microsoft"
@@ -130,11 +130,8 @@ def _store(
     if as_table:
         packed = replace(packed, shape=(rows, prod(packed.shape[1:])))
     parts = (packed, *others)
-    values: list[ir.Value] = []
-    for part, tensor in zip(parts, derived(matrix, blockwise.quantise, parts), strict=True):
-        shape, kind = ir.Shape(part.shape), ir.TensorType(part.dtype)
-        values.append(ir.Value(name=part.name, type=kind, shape=shape, const_value=tensor))
-        graph.register_initializer(values[-1])
+    tensors = derived(matrix, blockwise.quantise, parts)
+    values = [register(graph, part.name, tensor) for part, tensor in zip(parts, tensors, strict=True)]
     return _Stored(blockwise, rows, columns, *values)
 
 
