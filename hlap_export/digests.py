@@ -18,10 +18,12 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
+from hlap_export.direct_file import DirectFile
+
 CHUNK_BYTES = 4 * 2**20
 # Chunks that may wait for the hashing thread: the memory that reading ahead of it may take.
 MAX_WAITING = 4
-WRITEBACK_BYTES = 64 * 2**20
+READ_AHEAD_BYTES = 16 * 2**20
 # A file changed again within the resolution of its time can't be told from what was hashed; git keeps its index from
 # "racily clean" entries the same way.
 SETTLED_SECONDS = 2.0
@@ -106,10 +108,10 @@ class HashingWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._size = self._handed_over = 0
+        self._size = 0
 
     def __enter__(self) -> Self:
-        self._file = self._path.open("wb")
+        self._file = DirectFile(self._path)
         self._hash = StreamHash()
         return self
 
@@ -123,24 +125,13 @@ class HashingWriter:
         self._file.write(data)
         self._hash.update(data)
         self._size += len(data) if isinstance(data, bytes) else data.nbytes
-        if self._size - self._handed_over >= WRITEBACK_BYTES:
-            self._start_writeback()
-
-    def _start_writeback(self) -> None:
-        """Have the system start writing to the disk now, so that the sync at the end has little left to wait for."""
-        if hasattr(os, "posix_fadvise"):  # on Linux
-            self._file.flush()
-            length = self._size - self._handed_over
-            os.posix_fadvise(self._file.fileno(), self._handed_over, length, os.POSIX_FADV_DONTNEED)
-        self._handed_over = self._size
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if error is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
+                self._file.sync()
                 self.record = FileRecord(sha256=self._hash.hexdigest(), size_bytes=self._size)
         finally:
             self._hash.close()
@@ -185,7 +176,10 @@ class HashingReader:
             self._at = self._file.seek(end)
 
     def _read_until(self, end: int) -> Iterator[bytes]:
+        announced = self._at
         while self._at < end:
+            if self._at >= announced - READ_AHEAD_BYTES // 2:
+                announced = self._announce(announced, end)
             chunk = self._file.read(min(CHUNK_BYTES, end - self._at))
             if not chunk:
                 raise EOFError(f"{self._path} has become shorter while it was read")
@@ -193,6 +187,13 @@ class HashingReader:
                 self._hash.update(chunk)
             self._at += len(chunk)
             yield chunk
+
+    def _announce(self, start: int, end: int) -> int:
+        """Have the system read the next bytes up to `end` in one go, which costs half of what small pieces do."""
+        stop = min(start + READ_AHEAD_BYTES, end)
+        if stop > start and hasattr(os, "posix_fadvise"):  # on Linux
+            os.posix_fadvise(self._file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
+        return stop
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

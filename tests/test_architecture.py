@@ -26,6 +26,7 @@ ORDER = (
     "errors",
     "on_progress",
     "machine",
+    "direct_file",
     "digests",
     "artifacts",
     "resumable",
