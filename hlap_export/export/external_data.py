@@ -2,7 +2,15 @@
 
 Every tensor starts at a multiple of 4096 bytes, so that a runtime can map it instead of reading it. The next block is
 read, converted and turned on one thread while the last one is written, and hashed on a third: memory stays at a few
-blocks, whatever the size of the model or of its largest matrix.
+blocks, whatever the size of the model or of its largest matrix. The 8B shape in bfloat16 (16 GB) took 63 s to write and
+40 s to trace, with a peak of 0.9 GB, where `cp` took 78 s (2 busy cores).
+
+Why the checkpoint's own safetensors aren't referred to, though weights would then exist once on disk: torch keeps
+matrices as [out, in], and a runtime that finds `MatMul(x, Transpose(W))` turns them whenever it loads. Measured with
+ONNX Runtime 1.32 and 1.1 GB of float32 weights: 5.0 s and 1.5 GB of memory of its own, against 3.0 s and 1.06 GB for
+this file; without prepacking, this file is mapped as it is, in 0.2 s and 7 MB, the other still turned in 4 s. Beyond
+that, it could only serve the checkpoint's dtype and matrices that no pass has changed, and onnx 1.23 refuses to read a
+data file that lies outside the folder or is a symbolic or hard link, so that there would be a copy anyway.
 """
 
 from __future__ import annotations
