@@ -50,7 +50,11 @@ def doctor() -> Diagnosis:
     """Look at the installation and the machine; nothing is changed and no engine is started."""
     gpus, reason = count_nvidia_gpus()
     return Diagnosis(
-        engines=(_onnxruntime(), _onnxruntime_cuda(gpus, reason), *(_tensorrt(name) for name in TENSORRT)),
+        engines=(
+            _onnxruntime("onnxruntime", "onnxruntime", "onnxruntime-gpu"),
+            _onnxruntime("onnxruntime-cuda", "onnxruntime-gpu"),
+            *(_tensorrt(name) for name in TENSORRT),
+        ),
         nvidia_gpus=gpus,
         nvidia_reason=reason,
         machine=machine_facts(),
@@ -75,28 +79,17 @@ def count_nvidia_gpus() -> tuple[int, str]:
     return count.value, f"{count.value} NVIDIA GPU{'s' if count.value > 1 else ''}"
 
 
-def _onnxruntime() -> EngineFinding:
+def _onnxruntime(name: str, *distributions: str) -> EngineFinding:
     from hlap_export.engines import backends
 
-    problem = backends()["onnxruntime"].why_unavailable()
+    problem = backends()[name].why_unavailable()
     return EngineFinding(
-        engine="onnxruntime",
-        version=_installed_version("onnxruntime", "onnxruntime-gpu"),
+        engine=name,
+        version=_installed_version(*distributions),
         can_build=problem is None,
         can_run=problem is None,
-        reason="CPU" if problem is None else f"{problem.found}: {problem.fix}",
+        reason="works" if problem is None else f"{problem.found}: {problem.fix}",
     )
-
-
-def _onnxruntime_cuda(gpus: int, gpu_reason: str) -> EngineFinding:
-    version = _installed_version("onnxruntime-gpu")
-    if version is None:
-        reason = "onnxruntime-gpu isn't installed: pip install 'hlap-export[gpu]'"
-    elif gpus == 0:
-        reason = gpu_reason
-    else:
-        reason = NOT_YET
-    return EngineFinding(engine="onnxruntime (CUDA)", version=version, can_build=False, can_run=False, reason=reason)
 
 
 NOT_YET = "installed, but this version of hlap-export doesn't build for it yet"

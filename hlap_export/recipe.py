@@ -25,7 +25,7 @@ from hlap_export.errors import RecipeError
 Flavour = Literal["portable", "ort"]
 DType = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 BlockSize = Literal[16, 32, 64, 128, 256]
-EngineName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+EngineName = Literal["onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
 Method = Literal["harp", "fixed"]
 
 Count = Annotated[int, Field(ge=1)]

@@ -66,7 +66,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: p
 
     monkeypatch.setattr(metadata, "version", absent)
     engines = {engine.engine: engine.reason for engine in doctor().engines}
-    assert "'hlap-export[gpu]'" in engines["onnxruntime (CUDA)"]
+    assert "'hlap-export[gpu]'" in engines["onnxruntime-cuda"]
     assert "'hlap-export[trt]'" in engines["tensorrt"]
     assert "'hlap-export[rtx]'" in engines["tensorrt-rtx"]
 

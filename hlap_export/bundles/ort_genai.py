@@ -115,7 +115,7 @@ def _special_tokens(defaults: GenerationDefaults) -> dict[str, Any]:
 
 
 def _require_expressible(folder: Path, engine: Manifest) -> None:
-    if engine.parameters["engine"] != "onnxruntime" or engine.facts["provider"] not in PROVIDER_OPTIONS:
+    if engine.facts["provider"] not in PROVIDER_OPTIONS:
         raise BundleError(
             where="the engine",
             expected=f"for ort-genai one of onnxruntime, on {' or '.join(PROVIDER_OPTIONS)}",

@@ -139,6 +139,25 @@ def test_a_folder_that_is_no_engine_is_refused(tiny_engines: TinyEngines) -> Non
         open_session(tiny_engines.get().export)
 
 
+def test_cuda_without_a_gpu_build_of_the_runtime_is_refused_with_what_to_install(
+    tiny_engines: TinyEngines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendMissing, match=r"has CPUExecutionProvider and no CUDA.*hlap-export\[gpu\]"):
+        build(tiny_engines.get().export, tmp_path / "out", engine="onnxruntime-cuda")
+
+
+def test_cuda_without_a_gpu_is_refused_with_what_the_runtime_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_device(*_: object) -> None:
+        raise RuntimeError("no CUDA-capable device is detected")
+
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.OrtValue.ortvalue_from_shape_and_type", no_device)
+    problem = backends()["onnxruntime-cuda"].why_unavailable()
+    assert problem is not None
+    assert "no CUDA-capable device" in problem.found
+
+
 def test_every_backend_answers_whether_it_can_run() -> None:
     assert backends()["onnxruntime"].why_unavailable() is None
     assert all(name == backend.name for name, backend in backends().items())

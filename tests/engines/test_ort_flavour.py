@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
 import numpy as np
 import pytest
 
-from hlap_export.engines import Session, open_session
+from hlap_export.engines import Session, backends, build, open_session
 from hlap_export.families import FAMILIES
 from tests.export.exports import GOLDEN_PLANS, TinyExports
 from tests.export.test_parity import (
+    FLOAT16_LOGIT_ERROR,
     IDS,
     MASK,
     NUM_TOKENS,
@@ -114,3 +116,27 @@ def test_steps_write_into_the_buffers_that_were_allocated_once(tiny_engines: Tin
         assert [(buffer.pointer, buffer.read().nbytes) for buffer in store.buffers] == before
         # Live layers alone: 0 with 2 KV heads, 2 with 1; 16 elements of 4 bytes, keys and values, two rows.
         assert sum(size for _, size in before) == 2 * NUM_TOKENS * (2 + 1) * 2 * 16 * 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_gpu_engine_matches_torch_and_runs_where_it_says(
+    dtype: str, tiny_exports: TinyExports, tmp_path: Path
+) -> None:
+    if problem := backends()["onnxruntime-cuda"].why_unavailable():
+        pytest.skip(problem.found)
+    exported = tiny_exports.get("llama", "mixed", dtype, "ort")
+    build(exported.folder, tmp_path / "engine", engine="onnxruntime-cuda")
+    with open_session(tmp_path / "engine", threads=1) as session:
+        assert session.provider == "CUDAExecutionProvider"
+        logits = session_logits(session, (PADDING - 2, 6, *[1] * (NUM_TOKENS - PADDING - 4)), NUM_TOKENS)
+    # bfloat16 keeps 3 bits less than float16.
+    bound = FLOAT16_LOGIT_ERROR * (8 if dtype == "bfloat16" else 1)
+    assert relative_error(logits, torch_logits(exported), MASK.bool().numpy()) <= bound
+
+
+def test_float16_on_the_cpu_stays_close_to_float32_torch(tiny_engines: TinyEngines, tiny_exports: TinyExports) -> None:
+    with open_session(tiny_engines.get("gemma2", "mixed", "float16", "ort").folder, threads=1) as session:
+        logits = session_logits(session, (PADDING - 2, 6, *[1] * (NUM_TOKENS - PADDING - 4)), NUM_TOKENS)
+    expected = torch_logits(tiny_exports.get("gemma2", "mixed", "float16", "ort"))
+    assert relative_error(logits, expected, MASK.bool().numpy()) <= FLOAT16_LOGIT_ERROR
