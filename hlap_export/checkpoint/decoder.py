@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from hlap_export.checkpoint.head import TOKENS_AT_ONCE, VOCABULARY_AT_ONCE, Head
-from hlap_export.checkpoint.layout import read_layout
+from hlap_export.checkpoint.layout import ModelLayout, read_layout
 from hlap_export.checkpoint.loading import check_weights, model_class_of
 from hlap_export.checkpoint.placement import FLOAT_BYTES, Device, Placement, memory_of_devices, place
 from hlap_export.checkpoint.reading import WeightReader
@@ -200,17 +200,17 @@ def open_decoder(model: Path, *, batch: Batch, copies: int = 1, max_memory: int 
     config = model_class.config_class.from_pretrained(model, local_files_only=True)
     with cast(Any, accelerate).init_empty_weights(include_buffers=False):
         skeleton = model_class._from_config(config, dtype=torch.float32).eval()
-    hidden_size = read_layout(model).hidden_size
-    working = working_bytes(skeleton.config, batch) + copies * batch.state_bytes(hidden_size)
+    layout, eager = read_layout(model), skeleton.config._attn_implementation == "eager"
+    working = working_bytes(layout, batch, eager=eager) + copies * batch.state_bytes(layout.hidden_size)
     placement = place(skeleton.model.layers, skeleton.lm_head, memory_of_devices(max_memory), working_bytes=working)
     return Decoder(skeleton, reader, placement)
 
 
-def working_bytes(config: Any, batch: Batch) -> int:
+def working_bytes(layout: ModelLayout, batch: Batch, *, eager: bool) -> int:
     """What a layer or the head takes for one batch beside weights and residual streams, a little rounded up."""
     # At the same time alive: four activations of the MLP, or queries, keys, values and outputs with their copies.
-    per_token = 4 * config.intermediate_size + 8 * config.hidden_size
+    per_token = 4 * layout.intermediate_size + 8 * layout.hidden_size
     total = batch.windows * batch.length * per_token + 2 * TOKENS_AT_ONCE * VOCABULARY_AT_ONCE
-    if config._attn_implementation == "eager":  # scores of all heads, their mask and their softmax
-        total += 3 * batch.windows * config.num_attention_heads * batch.length**2
+    if eager:  # scores of all heads, their mask and their softmax
+        total += 3 * batch.windows * layout.num_heads * batch.length**2
     return total * FLOAT_BYTES

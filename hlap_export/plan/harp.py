@@ -90,31 +90,32 @@ def search_harp(
         journal=Journal(work, _request(model, windows, num_layers)),
         steps=Steps(_num_steps(layout, windows, first_layer), on_progress),
     )
+    record = _search(search, layout.family, first_layer)
+    alphas = {found.layer: found.best.alpha for found in record.layers}
+    return plan_of_alphas(layout, alphas, method="harp", search=record)
+
+
+def _search(search: Search, family: Family, first_layer: int) -> SearchRecord:
+    """The dense pass, then each layer from the last one down, then the obvious alternatives."""
     perplexity_dense = calibrate(search, first_layer=first_layer)
-
     alphas: dict[int, float] = {}
-    searches: list[LayerSearch] = []
-    for layer in reversed(range(first_layer, layout.num_layers)):
-        perplexities = _perplexities(search, layout.family, [{**alphas, layer: alpha} for alpha in ALPHA_GRID])
-        curve = tuple(
-            AlphaScore(alpha=alpha, perplexity=perplexity)
-            for alpha, perplexity in zip(ALPHA_GRID, perplexities, strict=True)
-        )
-        alphas[layer] = min(curve, key=lambda score: (score.perplexity, score.alpha)).alpha
-        searches.append(LayerSearch(layer=layer, curve=curve))
-
-    all_ones, all_dropped = _perplexities(
-        search, layout.family, [dict.fromkeys(alphas, 1.0), dict.fromkeys(alphas, 0.0)]
-    )
-    record = SearchRecord(
-        text=windows.text,
+    found: list[LayerSearch] = []
+    for layer in reversed(range(first_layer, search.decoder.num_layers)):
+        perplexities = _perplexities(search, family, [{**alphas, layer: alpha} for alpha in ALPHA_GRID])
+        scores = zip(ALPHA_GRID, perplexities, strict=True)
+        curve = tuple(AlphaScore(alpha=alpha, perplexity=perplexity) for alpha, perplexity in scores)
+        found.append(LayerSearch(layer=layer, curve=curve))
+        alphas[layer] = found[-1].best.alpha
+    alternatives = [dict.fromkeys(alphas, 1.0), dict.fromkeys(alphas, 0.0)]
+    all_ones, all_dropped = _perplexities(search, family, alternatives)
+    return SearchRecord(
+        text=search.windows.text,
         perplexity_dense=perplexity_dense,
-        perplexity_planned=min(score.perplexity for score in searches[-1].curve),
+        perplexity_planned=found[-1].best.perplexity,
         perplexity_all_ones=all_ones,
         perplexity_all_dropped=all_dropped,
-        layers=tuple(searches),
+        layers=tuple(found),
     )
-    return plan_of_alphas(layout, alphas, method="harp", search=record)
 
 
 @torch.inference_mode()

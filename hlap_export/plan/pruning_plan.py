@@ -113,6 +113,11 @@ class LayerSearch(_Strict):
     layer: int
     curve: tuple[AlphaScore, ...]
 
+    @property
+    def best(self) -> AlphaScore:
+        """The lowest perplexity; ties go to the smaller alpha."""
+        return min(self.curve, key=lambda score: (score.perplexity, score.alpha))
+
 
 class SearchRecord(_Strict):
     """How a search arrived at the plan: its text, its curves, and what the obvious alternatives would cost.

@@ -9,7 +9,7 @@ Shapes: B batch, T new tokens, P past tokens, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,6 @@ from hlap_export.verify.tolerances import Tolerance
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
-Reference = Callable[[Ids], Logits]
-"""Logits [T, V] of a row of ids [T]."""
-
 # In place of a NaN or infinite error: larger than any bound, and a number that JSON can hold.
 NON_FINITE = float(np.finfo(np.float32).max)
 
@@ -55,14 +52,10 @@ class Parity:
     greedy: Greedy
 
 
-def make_rows(ids: Ids, prompt_lengths: Sequence[int], num_steps: int, reference: Reference) -> tuple[Row, ...]:
-    """Cut consecutive rows of prompt + steps tokens from `ids` and ask the reference for their logits."""
-    rows: list[Row] = []
-    for prompt_length in prompt_lengths:
-        start = sum(row.ids.size for row in rows)
-        row_ids = ids[start : start + prompt_length + num_steps]
-        rows.append(Row(ids=row_ids, prompt_length=prompt_length, expected=reference(row_ids)))
-    return tuple(rows)
+def cut_rows(ids: Ids, prompt_lengths: Sequence[int], num_steps: int) -> tuple[Ids, ...]:
+    """Consecutive rows of prompt + steps tokens from `ids`."""
+    ends = np.cumsum([prompt_length + num_steps for prompt_length in prompt_lengths])
+    return tuple(np.split(ids[: ends[-1]], ends[:-1]))
 
 
 def check_parity(session: Session, rows: Sequence[Row], tolerance: Tolerance) -> Parity:

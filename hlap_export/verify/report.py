@@ -94,6 +94,9 @@ class VerifyReport(_Record):
     candidate_digest: str
     reference: str
     reference_digest: str
+    reference_streamed_layers: int = 0
+    """Layers of the reference that were loaded one at a time, because memory had no room for all of them. Every layer
+    is compared either way."""
     baseline: str | None
     baseline_digest: str | None
     engine: str

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hlap_export.artifacts import folder_digest, machine_facts, package_versions
-from hlap_export.checkpoint import load_model
+from hlap_export.artifacts import Manifest, folder_digest, machine_facts, package_versions, read_manifest
+from hlap_export.checkpoint import read_layout
 from hlap_export.digests import file_sha256
-from hlap_export.engines import Session, open_session, require_intact
+from hlap_export.engines import open_session, require_intact
 from hlap_export.errors import ArtefactError
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.texts import TokenText, has_tokenizer, read_tokens, spread_windows
-from hlap_export.verify.parity import Parity, Reference, check_parity, make_rows
+from hlap_export.verify.parity import Parity, Row, check_parity, cut_rows
 from hlap_export.verify.perplexity import compare_losses, window_losses
+from hlap_export.verify.reference import reference_of
 from hlap_export.verify.report import Perplexity, TokenSource, VerifyReport
 from hlap_export.verify.tolerances import tolerance_for
 
 Ids = NDArray[np.int64]
+Losses = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,8 @@ class VerifyOptions:
         seed: of the random ids, where there is no text or no tokenizer.
         tokenizer: folder whose tokenizer reads the text; None takes the engine's own.
         trust_remote_code: whether a tokenizer class that this folder brings along may be executed.
+        max_memory: most bytes of RAM for the whole process while the reference is computed; its layers that don't fit
+            are loaded one at a time. None for what the machine has free.
     """
 
     windows: int = 32
@@ -48,6 +52,7 @@ class VerifyOptions:
     seed: int = 0
     tokenizer: Path | None = None
     trust_remote_code: bool = False
+    max_memory: int | None = None
 
     @property
     def parity_tokens(self) -> int:
@@ -66,9 +71,11 @@ def verify(
 ) -> VerifyReport:
     """Compare an engine with its checkpoint, and measure its perplexity; `report.require_passed()` raises on failure.
 
+    Reference, candidate and baseline are never in memory together.
+
     Args:
         candidate: engine folder.
-        reference: checkpoint folder, loaded in float32 torch.
+        reference: checkpoint folder, computed in float32 torch.
         text: evaluation text. Without it, or without a tokenizer in the engine's folder, parity uses random ids and
             there is no perplexity; the report says so.
         baseline: engine folder of the dense model, for its perplexity on the same windows.
@@ -77,43 +84,81 @@ def verify(
 
     Raises:
         ArtefactError: not an engine, damaged, or of another vocabulary than the reference.
-        CheckpointError: the reference can't be loaded.
+        CheckpointError, BudgetError: the reference can't be loaded.
         TextError: the text is unreadable or too short.
     """
     started = time.perf_counter()
     options = options or VerifyOptions()
     manifest = require_intact(candidate)
     baseline_digest = require_intact(baseline).digest if baseline else None
-    with open_session(candidate, threads=options.threads) as session:
-        tokens = _read_text(candidate, text, session.vocab_size, options)
-        num_engines = 2 if baseline else 1
-        steps = Steps(1 + (num_engines * options.windows if tokens else 0), on_progress)
-        dtype = str(manifest.parameters.get("dtype", session.dtype))
-        parity = _parity(session, reference, tokens.ids if tokens else None, dtype, options)
-        steps.advance()
-        perplexity = _perplexity(session, baseline, tokens, options, steps) if tokens else None
-        return VerifyReport(
-            candidate=str(candidate),
-            candidate_digest=manifest.digest,
-            reference=str(reference),
-            reference_digest=folder_digest(reference),
-            baseline=str(baseline) if baseline else None,
-            baseline_digest=baseline_digest,
-            engine=str(manifest.parameters["engine"]),
-            provider=session.provider,
-            dtype=dtype,
-            threads=session.threads,
-            tokens=_token_source(text, tokens, options.seed),
-            prompt_lengths=options.prompt_lengths,
-            num_decode_steps=options.decode_steps,
-            checks=parity.checks,
-            greedy=parity.greedy,
-            perplexity=perplexity,
-            passed=all(check.passed for check in parity.checks),
-            seconds=round(time.perf_counter() - started, 3),
-            machine=machine_facts(),
-            versions=package_versions(),
+    vocab_size = _shared_vocabulary(manifest, reference)
+    tokens = _read_text(candidate, text, vocab_size, options)
+    windows = None if tokens is None else _windows(tokens, options)
+    steps = Steps(1 + (0 if windows is None else len(windows) * (2 if baseline else 1)), on_progress)
+    rows, num_streamed_layers = _rows(tokens, reference, vocab_size, options)
+    outcome = _run_engines(candidate, baseline, rows, windows, options, steps)
+    return VerifyReport(
+        candidate=str(candidate),
+        candidate_digest=manifest.digest,
+        reference=str(reference),
+        reference_digest=folder_digest(reference),
+        reference_streamed_layers=num_streamed_layers,
+        baseline=str(baseline) if baseline else None,
+        baseline_digest=baseline_digest,
+        engine=str(manifest.parameters["engine"]),
+        provider=outcome.provider,
+        dtype=outcome.dtype,
+        threads=outcome.threads,
+        tokens=_token_source(text, tokens, options.seed),
+        prompt_lengths=options.prompt_lengths,
+        num_decode_steps=options.decode_steps,
+        checks=outcome.parity.checks,
+        greedy=outcome.parity.greedy,
+        perplexity=outcome.perplexity,
+        passed=all(check.passed for check in outcome.parity.checks),
+        seconds=round(time.perf_counter() - started, 3),
+        machine=machine_facts(),
+        versions=package_versions(),
+    )
+
+
+def _shared_vocabulary(manifest: Manifest, reference: Path) -> int:
+    """The size of the vocabulary, which engine and reference have in common.
+
+    Raises:
+        ArtefactError: they haven't.
+    """
+    engines, references = int(manifest.facts["vocab_size"]), read_layout(reference).vocab_size
+    if engines != references:
+        raise ArtefactError(
+            where=str(reference),
+            expected=f"the checkpoint that the engine was made from, with {engines} tokens in its vocabulary",
+            found=f"{references}",
+            fix="pass that checkpoint as --reference",
         )
+    return engines
+
+
+def _rows(
+    tokens: TokenText | None, reference: Path, vocab_size: int, options: VerifyOptions
+) -> tuple[tuple[Row, ...], int]:
+    """The parity rows with the reference's logits, and how many of its layers were loaded one at a time."""
+    ids = _random_ids(vocab_size, options) if tokens is None else tokens.ids
+    cut = cut_rows(ids, options.prompt_lengths, options.decode_steps)
+    expected = reference_of(reference, cut, max_memory=options.max_memory)
+    rows = tuple(
+        Row(ids=row, prompt_length=prompt_length, expected=logits)
+        for row, prompt_length, logits in zip(cut, options.prompt_lengths, expected.logits, strict=True)
+    )
+    return rows, expected.num_streamed_layers
+
+
+def _random_ids(vocab_size: int, options: VerifyOptions) -> Ids:
+    return np.random.default_rng(options.seed).integers(0, vocab_size, options.parity_tokens, dtype=np.int64)
+
+
+def _windows(tokens: TokenText, options: VerifyOptions) -> Ids:
+    return spread_windows(tokens, windows=options.windows, window_length=options.window_length)
 
 
 def _read_text(candidate: Path, text: Path | None, vocab_size: int, options: VerifyOptions) -> TokenText | None:
@@ -134,46 +179,39 @@ def _token_source(text: Path | None, tokens: TokenText | None, seed: int) -> Tok
     return TokenSource(kind="random", path=str(text) if text else None, sha256=digest, seed=seed, reason=reason)
 
 
-def _parity(session: Session, reference: Path, ids: Ids | None, dtype: str, options: VerifyOptions) -> Parity:
-    if ids is None:
-        random = np.random.default_rng(options.seed)
-        ids = random.integers(0, session.vocab_size, options.parity_tokens, dtype=np.int64)
-    expected_by = torch_reference(reference, session.vocab_size)
-    rows = make_rows(ids, options.prompt_lengths, options.decode_steps, expected_by)
-    return check_parity(session, rows, tolerance_for(dtype))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Outcome:
+    """What the engines did, and on what."""
+
+    provider: str
+    dtype: str
+    threads: int
+    parity: Parity
+    perplexity: Perplexity | None
 
 
-def torch_reference(checkpoint: Path, vocab_size: int) -> Reference:
-    """The checkpoint in float32 torch, as a function from ids [T] to logits [T, V].
-
-    Raises:
-        ArtefactError: the checkpoint's vocabulary isn't the engine's.
-    """
-    import torch
-
-    model = cast(Any, load_model(checkpoint, dtype=torch.float32))
-    if model.config.vocab_size != vocab_size:
-        raise ArtefactError(
-            where=str(checkpoint),
-            expected=f"the checkpoint that the engine was made from, with {vocab_size} tokens in its vocabulary",
-            found=f"{model.config.vocab_size}",
-            fix="pass that checkpoint as --reference",
-        )
-
-    def logits(ids: Ids) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            return model(input_ids=torch.tensor(ids)[None], use_cache=False).logits[0].float().numpy()
-
-    return logits
+def _run_engines(
+    candidate: Path,
+    baseline: Path | None,
+    rows: Sequence[Row],
+    windows: Ids | None,
+    options: VerifyOptions,
+    steps: Steps,
+) -> _Outcome:
+    """Parity and losses of the candidate, then losses of the baseline."""
+    dtype = read_manifest(candidate).parameters.get("dtype")
+    with open_session(candidate, threads=options.threads) as session:
+        provider, threads, dtype = session.provider, session.threads, str(dtype or session.dtype)
+        parity = check_parity(session, rows, tolerance_for(dtype))
+        steps.advance()
+        losses = None if windows is None else window_losses(session, windows, on_window=steps.advance)
+    perplexity = None
+    if windows is not None and losses is not None:
+        dense = None if baseline is None else _losses(baseline, windows, options, steps)
+        perplexity = compare_losses(losses, dense, window_length=options.window_length)
+    return _Outcome(provider=provider, dtype=dtype, threads=threads, parity=parity, perplexity=perplexity)
 
 
-def _perplexity(
-    session: Session, baseline: Path | None, tokens: TokenText, options: VerifyOptions, steps: Steps
-) -> Perplexity:
-    windows = spread_windows(tokens, windows=options.windows, window_length=options.window_length)
-    candidate_losses = window_losses(session, windows, on_window=steps.advance)
-    baseline_losses = None
-    if baseline is not None:
-        with open_session(baseline, threads=options.threads) as dense:
-            baseline_losses = window_losses(dense, windows, on_window=steps.advance)
-    return compare_losses(candidate_losses, baseline_losses, window_length=options.window_length)
+def _losses(engine: Path, windows: Ids, options: VerifyOptions, steps: Steps) -> Losses:
+    with open_session(engine, threads=options.threads) as session:
+        return window_losses(session, windows, on_window=steps.advance)

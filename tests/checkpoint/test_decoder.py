@@ -103,6 +103,14 @@ def test_a_streamed_layer_is_dropped_even_when_computing_it_fails(
     assert all(parameter.is_meta for parameter in seen[0].parameters())
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_pruned_checkpoints_open_within_a_limit_like_dense_ones(model_type: str, tmp_path: Path) -> None:
+    dense = save_tiny(tmp_path / "dense", model_type)
+    prune(dense, tiny_plan("mixed", read_layout(dense)), tmp_path / "pruned")
+    decoder = open_decoder(tmp_path / "pruned", batch=BATCH, max_memory=2**40)
+    assert decoder.placement.is_resident_whole
+
+
 def test_the_layers_that_are_used_most_stay_the_last_ones() -> None:
     layers = nn.ModuleList(nn.Linear(16, 16, bias=False, device="meta") for _ in range(6))
     head = nn.Linear(16, 16, bias=False, device="meta")

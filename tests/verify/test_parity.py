@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hlap_export.verify.parity import NON_FINITE, Parity, check_parity, make_rows
+from hlap_export.verify.parity import NON_FINITE, Parity, Row, check_parity, cut_rows
 from hlap_export.verify.tolerances import TOLERANCES
 from tests.tiny_engines import FakeSession
 
@@ -30,9 +30,16 @@ def model(ids: Any, positions: Any) -> Any:
     return TABLE[ids] + 0.1 * np.asarray(positions)[..., None] * TABLE[(ids + 1) % VOCAB]
 
 
+def rows() -> tuple[Row, ...]:
+    """The model's own logits for a prompt of 6 and one of 4."""
+    return tuple(
+        Row(ids=ids, prompt_length=prompt, expected=model(ids, np.arange(ids.size)).astype(np.float32))
+        for prompt, ids in zip((6, 4), cut_rows(IDS, (6, 4), STEPS), strict=True)
+    )
+
+
 def parity_of(logits: Callable[[Any, Any], Any]) -> Parity:
-    rows = make_rows(IDS, (6, 4), STEPS, lambda ids: model(ids, np.arange(ids.size)).astype(np.float32))
-    return check_parity(FakeSession(logits, vocab_size=VOCAB), rows, TOLERANCES["float32"])
+    return check_parity(FakeSession(logits, vocab_size=VOCAB), rows(), TOLERANCES["float32"])
 
 
 def failed(parity: Parity) -> set[str]:
@@ -48,10 +55,15 @@ def test_the_model_itself_passes_every_check() -> None:
     assert parity.greedy.num_tokens == 6 + 4 + 6 + (6 + 4) + 2 * 4
 
 
+def test_rows_follow_one_another_in_the_text() -> None:
+    first, second = cut_rows(IDS, (6, 4), STEPS)
+    np.testing.assert_array_equal(np.concatenate([first, second]), IDS[:18])
+    assert (first.size, second.size) == (10, 8)
+
+
 def test_the_engine_runs_prefill_decode_chunks_and_a_padded_batch() -> None:
     session = FakeSession(model, vocab_size=VOCAB)
-    rows = make_rows(IDS, (6, 4), STEPS, lambda ids: model(ids, np.arange(ids.size)).astype(np.float32))
-    check_parity(session, rows, TOLERANCES["float32"])
+    check_parity(session, rows(), TOLERANCES["float32"])
     decode = [(1, 1, past) for past in range(6, 10)]
     padded = [(2, 6, 0), *((2, 1, past) for past in range(6, 10))]
     assert session.seen == [(1, 6, 0), *decode, (1, 3, 0), (1, 3, 3), *decode, *padded]

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,8 @@ from hlap_export.errors import ArtefactError, CheckFailed, CheckpointError, Expo
 from hlap_export.families import FAMILIES
 from hlap_export.verify import VerifyOptions, VerifyReport, verify
 from hlap_export.verify.tolerances import TOLERANCES, tolerance_for
-from hlap_export.verify.verify import torch_reference
-from tests.tiny import VOCAB_SIZE
+from tests.memory import leave_memory
+from tests.tiny import VOCAB_SIZE, save_tiny
 from tests.tiny_engines import TinyEngines, altered
 
 OPTIONS = VerifyOptions(windows=3, window_length=20, prompt_lengths=(12, 7), decode_steps=32, threads=1)
@@ -96,9 +99,50 @@ def test_an_engine_whose_files_were_changed_is_not_even_measured(tiny_engines: T
         verify(tmp_path / "changed", engine.checkpoint, options=OPTIONS)
 
 
-def test_a_reference_of_another_vocabulary_is_refused(tiny_engines: TinyEngines) -> None:
-    with pytest.raises(ArtefactError, match=f"50 tokens in its vocabulary, found {VOCAB_SIZE}"):
-        torch_reference(tiny_engines.get().checkpoint, 50)
+def test_a_reference_of_another_vocabulary_is_refused(tiny_engines: TinyEngines, tmp_path: Path) -> None:
+    other = save_tiny(tmp_path / "other", "llama", vocab_size=50)
+    with pytest.raises(ArtefactError, match=f"{VOCAB_SIZE} tokens in its vocabulary, found 50"):
+        verify(tiny_engines.get().folder, other)
+
+
+def test_a_reference_that_memory_cannot_hold_gives_the_same_checks_and_the_report_says_so(
+    tiny_engines: TinyEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tiny_engines.get("gemma2")
+    whole = verify(engine.folder, engine.checkpoint, options=OPTIONS)
+    leave_memory(monkeypatch, {"cpu": 150_000})
+    streamed = verify(engine.folder, engine.checkpoint, options=OPTIONS)
+    assert (whole.reference_streamed_layers, streamed.reference_streamed_layers) == (0, 4)
+    assert streamed.checks == whole.checks
+
+
+def test_reference_candidate_and_baseline_are_never_open_together(
+    tiny_engines: TinyEngines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["hlap_export.verify.verify"]
+    candidate = altered(tiny_engines.get().folder, tmp_path / "candidate", add_tokenizer)
+    events: list[str] = []
+    open_session = module.open_session
+    reference_of = module.reference_of
+
+    @contextmanager
+    def watched(engine: Path, **options: Any) -> Iterator[Any]:
+        events.append(f"{engine.name} opens")
+        with open_session(engine, **options) as session:
+            yield session
+        events.append(f"{engine.name} is closed")
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        events.append("reference")
+        return reference_of(*arguments, **options)
+
+    monkeypatch.setattr(module, "open_session", watched)
+    monkeypatch.setattr(module, "reference_of", noted)
+    baseline = tiny_engines.get("llama", "dense").folder
+    text = write_text(tmp_path / "text.txt")
+    verify(candidate, tiny_engines.get().checkpoint, text=text, baseline=baseline, options=OPTIONS)
+    names = ("candidate", baseline.name)
+    assert events == ["reference", *(f"{name} {event}" for name in names for event in ("opens", "is closed"))]
 
 
 def test_text_is_used_when_there_is_a_tokenizer(tiny_engines: TinyEngines, tmp_path: Path) -> None:
@@ -173,7 +217,7 @@ def test_a_half_precision_engine_is_held_to_half_precision_bounds(tiny_engines: 
 
 
 def test_an_unknown_dtype_has_no_bounds() -> None:
-    with pytest.raises(ExportError, match="float32, float16, bfloat16, found int3"):
+    with pytest.raises(ExportError, match="float32, float16, bfloat16, int8, int4, found int3"):
         tolerance_for("int3")
 
 
