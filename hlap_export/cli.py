@@ -7,6 +7,7 @@ Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 a che
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Allow a tokenizer class that the model folder brings to run.")
 ]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Most memory to use, such as 4GiB; left out, what this machine has free."),
+]
 # Read by `main`, which sees the arguments of every command.
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -66,6 +71,7 @@ def run(
     recipe: RecipeFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on in --out: finished stages are reused.")] = False,
     trust_remote_code: TrustRemoteCode = False,
+    max_memory: MaxMemory = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -98,6 +104,7 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Decide which layers lose attention, and each one's alpha."""
+    from hlap_export.budget import SearchSize, model_at, search_needs
     from hlap_export.checkpoint import read_layout
     from hlap_export.hub import resolve_model
     from hlap_export.inspection import inspect_plan
@@ -105,6 +112,7 @@ def plan(
 
     asked = effective_recipe(recipe, model)
     section, folder = asked.plan, resolve_model(asked.model)
+    work = out.with_name(f".{out.name}.search")  # goes on there if it was killed
     with terminal.progress().stage("plan") as step:
         made = hlap_export.plan(
             folder,
@@ -116,10 +124,12 @@ def plan(
                 windows=section.windows,
                 window_length=section.window_length,
                 trust_remote_code=trust_remote_code,
+                work=work,
             ),
             on_progress=step,
         )
     made.save(out)
+    shutil.rmtree(work, ignore_errors=True)
     terminal.show(inspect_plan(out, read_layout(folder)), as_json=json)
 
 

@@ -100,6 +100,7 @@ def _plan(stages: StageRunner, dense: Path, asked: PlanSection, trust_remote_cod
         windows=asked.windows,
         window_length=asked.window_length,
         trust_remote_code=trust_remote_code,
+        work=stages.unfinished("plan.json"),
     )
 
     def make(step: Step) -> PruningPlan:

@@ -116,7 +116,12 @@ class StageRunner:
         (self._out / RECORDS).mkdir(parents=True, exist_ok=True)
         write_text_whole(target, value.model_dump_json(indent=2) + "\n")
         self._record(name, target, inputs, parameters)
+        _remove(self.unfinished(name))
         return value
+
+    def unfinished(self, name: str) -> Path:
+        """The folder where a stage may keep what it has finished; removed once the document `name` is written."""
+        return self._out / RECORDS / f"{name.removesuffix('.json')}.unfinished"
 
     def _is_reusable(self, name: str, target: Path, inputs: Inputs, parameters: dict[str, Any]) -> bool:
         record = self._read_record(name)
