@@ -17,8 +17,18 @@ import typer
 
 import hlap_export
 from hlap_export import terminal
-from hlap_export.errors import HlapError, RecipeError
-from hlap_export.recipe import Method, effective_recipe
+from hlap_export.budget import (
+    SearchSize,
+    bench_needs,
+    build_needs,
+    export_needs,
+    model_at,
+    prune_needs,
+    search_needs,
+    verify_needs,
+)
+from hlap_export.errors import HlapError
+from hlap_export.recipe import Method, effective_recipe, parse_alphas
 
 app = typer.Typer(
     name="hlap-export",
@@ -77,7 +87,13 @@ def run(
 ) -> None:
     """Run the whole pipeline: plan, prune, export, build, verify, bench, report."""
     summary = hlap_export.run(
-        model, out, recipe=recipe, resume=resume, trust_remote_code=trust_remote_code, progress=terminal.progress()
+        model,
+        out,
+        recipe=recipe,
+        resume=resume,
+        trust_remote_code=trust_remote_code,
+        max_memory=terminal.budget(max_memory).max_memory,
+        progress=terminal.progress(),
     )
     terminal.show(summary, as_json=json)
     summary.require_passed()
@@ -100,30 +116,35 @@ def plan(
     text: Text = None,
     recipe: RecipeFile = None,
     trust_remote_code: TrustRemoteCode = False,
+    max_memory: MaxMemory = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Decide which layers lose attention, and each one's alpha."""
-    from hlap_export.budget import SearchSize, model_at, search_needs
     from hlap_export.checkpoint import read_layout
     from hlap_export.hub import resolve_model
     from hlap_export.inspection import inspect_plan
     from hlap_export.plan import CalibrationOptions
 
-    asked = effective_recipe(recipe, model)
+    asked, budget = effective_recipe(recipe, model), terminal.budget(max_memory)
     section, folder = asked.plan, resolve_model(asked.model)
+    method, num_layers = method or section.method, section.num_layers if num_layers is None else num_layers
+    if method == "harp":
+        size = SearchSize.of(read_layout(folder), num_layers, section.windows, section.window_length)
+        budget.allow(search_needs(model_at(folder), size, room_bytes=budget.room_bytes), out)
     work = out.with_name(f".{out.name}.search")  # goes on there if it was killed
     with terminal.progress().stage("plan") as step:
         made = hlap_export.plan(
             folder,
-            method=method or section.method,
-            num_layers=section.num_layers if num_layers is None else num_layers,
+            method=method,
+            num_layers=num_layers,
             alphas=parse_alphas(alpha or []) or section.alphas,
             calibration=CalibrationOptions(
                 text=text or section.text,
                 windows=section.windows,
                 window_length=section.window_length,
                 trust_remote_code=trust_remote_code,
+                max_memory=budget.max_memory,
                 work=work,
             ),
             on_progress=step,
@@ -139,6 +160,7 @@ def prune(
     *,
     plan: Annotated[Path, typer.Option("--plan", help="The plan file.", show_default=False)],
     out: OutFolder,
+    max_memory: MaxMemory = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -146,8 +168,10 @@ def prune(
     from hlap_export.hub import resolve_model
     from hlap_export.plan.pruning_plan import load_plan
 
+    folder, planned = resolve_model(model), load_plan(plan)
+    terminal.budget(max_memory).allow(prune_needs(model_at(folder), planned), out)
     with terminal.progress().stage("prune", in_bytes=True) as step:
-        hlap_export.prune(resolve_model(model), load_plan(plan), out, on_progress=step)
+        hlap_export.prune(folder, planned, out, on_progress=step)
     terminal.show(hlap_export.inspect(out), as_json=json)
 
 
@@ -161,10 +185,15 @@ def export(
     block_size: Annotated[
         int | None, typer.Option(help="Of int8 and int4: so many weights share a scale; left out, 32.")
     ] = None,
+    max_memory: MaxMemory = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a checkpoint as ONNX, with a KV cache only where attention is left."""
+    from hlap_export.export.flavours import require_available
+
+    require_available(flavour, dtype, block_size)
+    terminal.budget(max_memory).allow(export_needs(model_at(checkpoint), dtype), out)
     with terminal.progress().stage("export", in_bytes=True) as step:
         hlap_export.export(checkpoint, out, flavour=flavour, dtype=dtype, block_size=block_size, on_progress=step)
     terminal.show(hlap_export.inspect(out), as_json=json)
@@ -180,6 +209,7 @@ def build(
     debug: Debug = False,
 ) -> None:
     """Compile an export into an engine."""
+    terminal.budget().allow(build_needs(model_at(export_dir, kind="onnx")), out)
     with terminal.progress().stage("build"):
         hlap_export.build(export_dir, out, engine=engine)
     terminal.show(hlap_export.inspect(out), as_json=json)
@@ -201,13 +231,17 @@ def verify(
     from hlap_export.verify import VerifyOptions
 
     section = effective_recipe(recipe, None).verify
+    options = VerifyOptions(windows=section.windows, window_length=section.window_length)
+    models = (model_at(reference), model_at(candidate, kind="engine"))
+    needs = verify_needs(*models, windows=options.windows, window_length=options.window_length)
+    terminal.budget().allow(needs, candidate)
     with terminal.progress().stage("verify") as step:
         report = hlap_export.verify(
             candidate,
             reference,
             text=text or section.text or reference_model.evaluation_text(),
             baseline=baseline,
-            options=VerifyOptions(windows=section.windows, window_length=section.window_length),
+            options=options,
             on_progress=step,
         )
     terminal.show(report, as_json=json)
@@ -229,12 +263,17 @@ def bench(
     from hlap_export.bench import BenchOptions
 
     section = effective_recipe(recipe, None).bench
+    engines = (model_at(candidate, kind="engine"), model_at(baseline, kind="engine"))
+    lengths = {
+        "prompt_lengths": tuple(prompt_length or section.prompt_lengths),
+        "context_lengths": tuple(context_length or section.context_lengths),
+    }
+    terminal.budget().allow(bench_needs(*engines, **lengths), candidate)
     with terminal.progress().stage("bench") as step:
         report = hlap_export.bench(
             candidate,
             baseline,
-            prompt_lengths=tuple(prompt_length or section.prompt_lengths),
-            context_lengths=tuple(context_length or section.context_lengths),
+            **lengths,
             options=BenchOptions(repeats=section.repeats),
             on_progress=step,
         )
@@ -297,35 +336,6 @@ def inspect(
 def doctor(json: Json = False, debug: Debug = False) -> None:
     """Say which engines can build and run here, and why the others can't."""
     terminal.show(hlap_export.doctor(), as_json=json)
-
-
-def parse_alphas(pairs: Sequence[str]) -> dict[int, float] | None:
-    """`["8=0.2", "9=0.7"]` as `{8: 0.2, 9: 0.7}`; None for no pairs.
-
-    Raises:
-        RecipeError: not LAYER=ALPHA, or a layer twice.
-    """
-    alphas: dict[int, float] = {}
-    for pair in pairs:
-        layer, _, alpha = pair.partition("=")
-        try:
-            index, value = int(layer), float(alpha)
-        except ValueError as error:
-            raise RecipeError(
-                where=f"--alpha {pair}",
-                expected="LAYER=ALPHA, two numbers",
-                found=repr(pair),
-                fix="write it like --alpha 8=0.2; layers count from 0 at the embedding",
-            ) from error
-        if index in alphas:
-            raise RecipeError(
-                where=f"--alpha {pair}",
-                expected="one alpha for each layer",
-                found=f"layer {index} twice",
-                fix="leave one of them out",
-            )
-        alphas[index] = value
-    return alphas or None
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

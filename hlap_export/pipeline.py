@@ -19,6 +19,7 @@ from pathlib import Path
 from hlap_export import reference_model
 from hlap_export.artifacts import write_text_whole
 from hlap_export.bench import BenchOptions, BenchReport, bench
+from hlap_export.budget import Budget, model_at, run_needs
 from hlap_export.checkpoint import read_layout
 from hlap_export.engines import build
 from hlap_export.engines.build import usable_backend
@@ -53,6 +54,7 @@ def run(
     recipe: Recipe | Path | None = None,
     resume: bool = False,
     trust_remote_code: bool = False,
+    max_memory: int | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Turn a checkpoint into a verified, timed engine, and say what was gained and lost.
@@ -63,6 +65,7 @@ def run(
         recipe: what differs from the defaults, or the YAML file that says so.
         resume: reuse the finished stages that this very request would make again.
         trust_remote_code: whether a tokenizer class that the model folder brings along may be executed.
+        max_memory: most bytes of RAM that a step may hold; None for what the machine has free.
         progress: where to tell what is going on; None for silence.
 
     Returns:
@@ -76,15 +79,18 @@ def run(
     usable_backend(asked.engine)
     require_available(asked.export.flavour, asked.export.dtype, asked.export.block_size)
     _require_evaluation_text(dense, asked.verify, trust_remote_code)
-    stages = StageRunner(out, resume=resume, progress=progress or Progress(quiet=True))
+    progress = progress or Progress(quiet=True)
+    stages = StageRunner(out, resume=resume, progress=progress)
+    budget = Budget(max_memory=max_memory, tell=progress.note)
+    budget.allow_all(run_needs(model_at(dense), asked, room_bytes=budget.room_bytes), out)
 
-    planned = _plan(stages, dense, asked.plan, trust_remote_code)
+    planned = _plan(stages, dense, asked.plan, trust_remote_code, max_memory)
     write_text_whole(out / "recipe.yaml", dump_recipe(asked))
     pruned = _prune(stages, dense, planned)
     checkpoints = {"dense": dense, "pruned": pruned}
     graphs = {name: _export(stages, name, checkpoint, asked.export) for name, checkpoint in checkpoints.items()}
     engines = {name: _build(stages, name, graph, asked.engine) for name, graph in graphs.items()}
-    verified = _verify(stages, engines, pruned, asked.verify, dense if trust_remote_code else None)
+    verified = _verify(stages, engines, pruned, asked.verify, dense if trust_remote_code else None, max_memory)
     timed = _bench(stages, engines, asked.bench)
 
     folders = Folders(checkpoints=checkpoints, graphs=graphs)
@@ -94,12 +100,15 @@ def run(
     return summary
 
 
-def _plan(stages: StageRunner, dense: Path, asked: PlanSection, trust_remote_code: bool) -> PruningPlan:
+def _plan(
+    stages: StageRunner, dense: Path, asked: PlanSection, trust_remote_code: bool, max_memory: int | None
+) -> PruningPlan:
     calibration = CalibrationOptions(
         text=asked.text or reference_model.calibration_text(),
         windows=asked.windows,
         window_length=asked.window_length,
         trust_remote_code=trust_remote_code,
+        max_memory=max_memory,
         work=stages.unfinished("plan.json"),
     )
 
@@ -172,7 +181,12 @@ def _require_evaluation_text(dense: Path, asked: VerifySection, trust_remote_cod
 
 
 def _verify(
-    stages: StageRunner, engines: dict[str, Path], pruned: Path, asked: VerifySection, trusted: Path | None
+    stages: StageRunner,
+    engines: dict[str, Path],
+    pruned: Path,
+    asked: VerifySection,
+    trusted: Path | None,
+    max_memory: int | None,
 ) -> VerifyReport:
     """Verify the pruned engine; `trusted` is the model folder where its own tokenizer code may run."""
     text = asked.text or reference_model.evaluation_text()
@@ -181,6 +195,7 @@ def _verify(
         window_length=asked.window_length,
         tokenizer=trusted,
         trust_remote_code=trusted is not None,
+        max_memory=max_memory,
     )
     return stages.document(
         "verify.json",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -164,6 +164,35 @@ def effective_recipe(recipe: Recipe | Path | None, model: str | Path | None) -> 
     # A folder is saved absolute, so that the recipe in the run's folder means the same from anywhere.
     name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
     return asked.model_copy(update={"model": name})
+
+
+def parse_alphas(pairs: Sequence[str]) -> dict[int, float] | None:
+    """`["8=0.2", "9=0.7"]` as `{8: 0.2, 9: 0.7}`; None for no pairs.
+
+    Raises:
+        RecipeError: not LAYER=ALPHA, or a layer twice.
+    """
+    alphas: dict[int, float] = {}
+    for pair in pairs:
+        layer, _, alpha = pair.partition("=")
+        try:
+            index, value = int(layer), float(alpha)
+        except ValueError as error:
+            raise RecipeError(
+                where=f"--alpha {pair}",
+                expected="LAYER=ALPHA, two numbers",
+                found=repr(pair),
+                fix="write it like --alpha 8=0.2; layers count from 0 at the embedding",
+            ) from error
+        if index in alphas:
+            raise RecipeError(
+                where=f"--alpha {pair}",
+                expected="one alpha for each layer",
+                found=f"layer {index} twice",
+                fix="leave one of them out",
+            )
+        alphas[index] = value
+    return alphas or None
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hlap_export.bench.report import BenchReport
+from hlap_export.budget import Budget, parse_size
 from hlap_export.doctor import Diagnosis
 from hlap_export.generate import Generation
 from hlap_export.inspection import Inspection
@@ -31,6 +32,16 @@ WIDTH_WITHOUT_TERMINAL = 100
 def progress() -> Progress:
     """Progress on stderr."""
     return Progress()
+
+
+def budget(max_memory: str | None = None) -> Budget:
+    """What steps may use, announced on stderr.
+
+    Raises:
+        BudgetError: `max_memory` isn't a size.
+    """
+    size = None if max_memory is None else parse_size(max_memory, where="--max-memory")
+    return Budget(max_memory=size, tell=progress().note)
 
 
 def show(result: BaseModel, *, as_json: bool) -> None:

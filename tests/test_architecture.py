@@ -63,7 +63,7 @@ ENGINE_LIBRARIES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 USES_AN_ENGINE_LIBRARY = "passes/blockwise.py"
 
 FLAGS = {
-    "run": {"--out", "--recipe", "--resume", "--trust-remote-code"},
+    "run": {"--out", "--recipe", "--resume", "--trust-remote-code", "--max-memory"},
     "plan": {
         "--out",
         "--method",
@@ -72,9 +72,10 @@ FLAGS = {
         "--text",
         "--recipe",
         "--trust-remote-code",
+        "--max-memory",
     },
-    "prune": {"--plan", "--out"},
-    "export": {"--out", "--flavour", "--dtype", "--block-size"},
+    "prune": {"--plan", "--out", "--max-memory"},
+    "export": {"--out", "--flavour", "--dtype", "--block-size", "--max-memory"},
     "build": {"--out", "--engine"},
     "verify": {"--reference", "--baseline", "--text", "--recipe"},
     "bench": {"--baseline", "--prompt-length", "--context-length", "--recipe"},

@@ -30,6 +30,13 @@ class Budget:
         self.max_memory = max_memory
         self._tell = tell
 
+    @property
+    def room_bytes(self) -> int | None:
+        """Memory that this process may hold in all; None where nobody says."""
+        free = memory_available_bytes()
+        known = [] if free is None else [free + memory_used_bytes()]  # what it already holds is part of it
+        return min([*known, *([] if self.max_memory is None else [self.max_memory])], default=None)
+
     def allow(self, needs: Needs, out: Path) -> None:
         """Announce a step that is about to begin.
 
@@ -40,51 +47,42 @@ class Budget:
         Raises:
             BudgetError: more memory than allowed or free, or more disk than free.
         """
-        self.require_memory(needs)
-        free = disk_free_bytes(out)
-        if needs.disk_bytes > free:
-            raise BudgetError(
-                where=f"{needs.step}, before it begins",
-                expected=f"{in_bytes(needs.disk_bytes)} of disk free at {out}: {in_words(needs.disk)}",
-                found=in_bytes(free),
-                fix="free some space, or choose another --out",
-            )
-        speeds = _speeds_worth_telling(needs, out)
-        if speeds is not None:
-            for line in announcement(needs, speeds, out):
-                self._tell(line)
+        self.allow_all((needs,), out)
 
-    def require_memory(self, needs: Needs) -> None:
-        """Refuse a step that holds more memory than is allowed or free; nothing is printed.
+    def allow_all(self, steps: Iterable[Needs], out: Path) -> None:
+        """Announce a series of steps before the first begins; the disk must have room for all of their outputs.
 
         Raises:
-            BudgetError: it does.
-        """
-        free = memory_available_bytes()
-        room = None if free is None else free + memory_used_bytes()  # what this process already holds is part of it
-        if self.max_memory is not None and needs.memory_bytes > self.max_memory:
-            raise _too_large(needs, f"at most {in_bytes(self.max_memory)} of memory, as --max-memory says")
-        if room is not None and needs.memory_bytes > room:
-            raise _too_large(needs, f"at most the {in_bytes(room)} of memory that this machine has free")
-
-    def require_room_for_all(self, steps: Iterable[Needs], out: Path) -> None:
-        """Refuse a series of steps before the first begins: each one's memory, and the disk of all together.
-
-        Raises:
-            BudgetError: there isn't room for all of them.
+            BudgetError: more memory than allowed or free in one of them, or more disk than free in all.
         """
         planned = tuple(steps)
         for needs in planned:
-            self.require_memory(needs)
+            self._require_memory(needs)
         total, free = sum(needs.disk_bytes for needs in planned), disk_free_bytes(out)
         if total > free:
-            parts = " + ".join(f"{in_bytes(needs.disk_bytes)} {needs.step}" for needs in planned if needs.disk_bytes)
+            parts = [f"{needs.step}: {in_words(needs.disk)}" for needs in planned if needs.disk_bytes]
             raise BudgetError(
-                where="the run, before it begins",
-                expected=f"{in_bytes(total)} of disk free at {out}: {parts}",
+                where=f"{planned[0].step}, before it begins",
+                expected=f"{in_bytes(total)} of disk free at {out} ({'; '.join(parts)})",
                 found=in_bytes(free),
                 fix="free some space, or choose another --out",
             )
+        for needs in planned:
+            speeds = _speeds_worth_telling(needs, out)
+            for line in () if speeds is None else announcement(needs, speeds, out):
+                self._tell(line)
+
+    def _require_memory(self, needs: Needs) -> None:
+        room = self.room_bytes
+        if room is None or needs.memory_bytes <= room:
+            return
+        whose = "as --max-memory says" if room == self.max_memory else "which is what this machine has free"
+        raise BudgetError(
+            where=f"{needs.step}, before it begins",
+            expected=f"at most {in_bytes(room)} of memory, {whose}",
+            found=f"a need of about {in_bytes(needs.memory_bytes)}: {in_words(needs.memory)}",
+            fix=needs.advice,
+        )
 
 
 def announcement(needs: Needs, speeds: Speeds, out: Path) -> tuple[str, ...]:
@@ -105,14 +103,5 @@ def _speeds_worth_telling(needs: Needs, out: Path) -> Speeds | None:
     large = needs.memory_bytes > MUCH_MEMORY_BYTES
     if not large and needs.seconds(ASSUMED_SLOWEST) <= LONG_SECONDS:
         return None
-    speeds = measure_speeds(out, multiplies=any(work.kind == "multiply" for work in needs.work))
+    speeds = measure_speeds(out, multiplies=any(work.kind in ("multiply", "traverse") for work in needs.work))
     return speeds if large or needs.seconds(speeds) > LONG_SECONDS else None
-
-
-def _too_large(needs: Needs, expected: str) -> BudgetError:
-    return BudgetError(
-        where=f"{needs.step}, before it begins",
-        expected=expected,
-        found=f"a need of about {in_bytes(needs.memory_bytes)}: {in_words(needs.memory)}",
-        fix=needs.advice,
-    )

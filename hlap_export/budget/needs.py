@@ -8,7 +8,7 @@ from typing import Literal
 
 from hlap_export.report.wording import in_bytes
 
-Kind = Literal["read", "write", "hash", "multiply", "wait"]
+Kind = Literal["read", "write", "hash", "multiply", "traverse", "wait"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +21,14 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """Something that takes time: `amount` is bytes to read, write or hash, multiplications, or seconds to wait."""
+    """Something that takes time.
+
+    Attributes:
+        kind: what decides how long it takes.
+        amount: bytes to read, write or hash; multiplications, where there are many for each weight; bytes of weights
+            to traverse in memory, where there is one (decoding); or seconds to wait.
+        why: in words.
+    """
 
     kind: Kind
     amount: float
@@ -36,6 +43,7 @@ class Speeds:
     write_bytes: float
     hash_bytes: float
     multiplications: float
+    memory_bytes: float
 
     def seconds(self, work: Work) -> float:
         """How long a piece of work takes."""
@@ -48,6 +56,8 @@ class Speeds:
                 return work.amount / self.hash_bytes
             case "multiply":
                 return work.amount / self.multiplications
+            case "traverse":
+                return work.amount / self.memory_bytes
             case "wait":
                 return work.amount
 

@@ -1,4 +1,4 @@
-"""How fast this machine is, measured in about a second: a file written, read and hashed, and a matrix product."""
+"""How fast this machine is, measured in about a second: a file written, read and hashed, and two matrix products."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from hlap_export.budget.needs import Speeds
 
 # Far below any machine of today: what would be quick even so needs no probe and no announcement.
-ASSUMED_SLOWEST = Speeds(read_bytes=100e6, write_bytes=50e6, hash_bytes=200e6, multiplications=2e9)
+ASSUMED_SLOWEST = Speeds(read_bytes=100e6, write_bytes=50e6, hash_bytes=200e6, multiplications=2e9, memory_bytes=1e9)
 
 PROBE_BYTES = 64 * 2**20
 CHUNK_BYTES = 4 * 2**20
@@ -25,15 +25,19 @@ def measure_speeds(folder: Path, *, multiplies: bool) -> Speeds:
 
     Args:
         folder: where the output goes.
-        multiplies: whether a matrix product is to be timed too; it loads torch.
+        multiplies: whether the processor is to be timed too; it loads torch.
     """
     exists = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
     write, read = _disk_speed(exists, exists.stat().st_dev)
+    multiplications, memory = ASSUMED_SLOWEST.multiplications, ASSUMED_SLOWEST.memory_bytes
+    if multiplies:
+        multiplications, memory = _arithmetic_speed()
     return Speeds(
         read_bytes=read,
         write_bytes=write,
         hash_bytes=_hash_speed(),
-        multiplications=_multiplication_speed() if multiplies else ASSUMED_SLOWEST.multiplications,
+        multiplications=multiplications,
+        memory_bytes=memory,
     )
 
 
@@ -71,13 +75,16 @@ def _hash_speed() -> float:
 
 
 @cache
-def _multiplication_speed() -> float:
-    """Multiply-adds per second in float32, on the threads that torch uses here."""
+def _arithmetic_speed() -> tuple[float, float]:
+    """Multiply-adds per second in float32, and bytes of a matrix per second that one vector is multiplied by."""
     import torch
 
     square = torch.ones(MATRIX_SIZE, MATRIX_SIZE)
-    torch.mm(square, square)  # the first call allocates and starts the threads
-    return MATRIX_SIZE**3 / min(_seconds(lambda: torch.mm(square, square)) for _ in range(3))
+    tall, vector = torch.ones(PROBE_BYTES // 4 // MATRIX_SIZE, MATRIX_SIZE), torch.ones(MATRIX_SIZE)
+    # The first call of each allocates and starts the threads.
+    product = min(_seconds(lambda: torch.mm(square, square)) for _ in range(4))
+    traversal = min(_seconds(lambda: torch.mv(tall, vector)) for _ in range(4))
+    return MATRIX_SIZE**3 / product, tall.nbytes / traversal
 
 
 def _seconds(action: Callable[[], object]) -> float:

@@ -27,12 +27,19 @@ class Model:
     dtype: str
 
 
-def model_at(folder: Path) -> Model:
+def model_at(folder: Path, *, kind: str | None = None) -> Model:
     """The model in a checkpoint, export or engine folder; no weights are read.
 
+    Args:
+        folder: where it lies.
+        kind: what its manifest must say that it is ("onnx", "engine"); None for any checkpoint.
+
     Raises:
+        ArtefactError: not of that kind.
         CheckpointError: no config.json, or one that can't be understood.
     """
+    if kind is not None:
+        read_manifest(folder, kind=kind)
     return Model(layout=read_layout(folder), dtype=_dtype_of(folder))
 
 

@@ -13,7 +13,7 @@ from hlap_export.budget.sizes import parse_size
 from hlap_export.errors import BudgetError
 
 GIB = 2**30
-SPEEDS = Speeds(read_bytes=GIB, write_bytes=GIB / 2, hash_bytes=GIB, multiplications=1e10)
+SPEEDS = Speeds(read_bytes=GIB, write_bytes=GIB / 2, hash_bytes=GIB, multiplications=1e10, memory_bytes=GIB)
 SMALL = Needs(step="prune", memory=(Term(num_bytes=GIB // 8, why="Python"),), advice="take a smaller model")
 LARGE = replace(
     SMALL,
@@ -75,8 +75,16 @@ def test_a_long_step_is_announced_even_if_it_is_small() -> None:
     ("needs", "max_memory", "limit"),
     [
         (LARGE, 3 * GIB, "3.00 GiB of memory, as --max-memory says"),
-        (replace(LARGE, memory=(Term(num_bytes=9 * GIB, why="engines"),)), None, "8.00 GiB of memory that this"),
-        (replace(LARGE, memory=(Term(num_bytes=9 * GIB, why="engines"),)), 100 * GIB, "8.00 GiB of memory that this"),
+        (
+            replace(LARGE, memory=(Term(num_bytes=9 * GIB, why="engines"),)),
+            None,
+            "8.00 GiB of memory, which is what this machine has free",
+        ),
+        (
+            replace(LARGE, memory=(Term(num_bytes=9 * GIB, why="engines"),)),
+            100 * GIB,
+            "8.00 GiB of memory, which is what this machine has free",
+        ),
         (replace(LARGE, disk=(Term(num_bytes=11 * GIB, why="weights"),)), None, "11.00 GiB of disk free at out"),
     ],
 )
@@ -94,16 +102,15 @@ def test_what_there_is_no_room_for_is_refused_with_the_arithmetic(
 def test_memory_that_this_process_holds_already_is_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     nine = replace(SMALL, memory=(Term(num_bytes=9 * GIB, why="engines"),))
     monkeypatch.setattr(budget_module, "memory_used_bytes", lambda: 2 * GIB)
-    Budget(max_memory=None, tell=lambda line: None).require_memory(nine)
+    Budget(max_memory=None, tell=lambda line: None).allow(nine, Path("out"))
 
 
 @pytest.mark.usefixtures("machine")
 def test_a_run_is_refused_before_it_begins_if_its_outputs_do_not_fit_together() -> None:
     budget = Budget(max_memory=None, tell=lambda line: None)
-    budget.require_room_for_all([LARGE] * 5, Path("out"))
-    with pytest.raises(BudgetError, match=r"12\.00 GiB of disk free") as refused:
-        budget.require_room_for_all([LARGE] * 6, Path("out"))
-    assert "the run" in str(refused.value)
+    budget.allow_all([LARGE] * 5, Path("out"))
+    with pytest.raises(BudgetError, match=r"12\.00 GiB of disk free"):
+        budget.allow_all([LARGE] * 6, Path("out"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""What the steps need that run engines: verify and bench. Weights and cache must fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hlap_export.budget.needs import Needs, Term, Work
+from hlap_export.budget.weights import (
+    Model,
+    embedding,
+    kv_bytes_per_token,
+    layer_values,
+    num_weights,
+    stored_bytes,
+)
+from hlap_export.report.wording import in_bytes
+
+MIB = 2**20
+FLOAT_BYTES = 4
+ENGINE_LIBRARIES = Term(num_bytes=150 * MIB, why="Python and ONNX Runtime")
+REFERENCE_LIBRARIES = Term(num_bytes=450 * MIB, why="Python, torch, transformers and ONNX Runtime")
+
+PARITY_TOKENS = 141  # two rows, prompts and steps together
+PARITY_RUNS = 4  # whole, in chunks, padded, and the reference
+DECODE_STEPS = 3 * 32
+PAIRS = 6  # timed pairs of a long case, and its first, which isn't counted
+SECONDS_PER_CASE = 2.0  # that short cases are repeated for
+
+
+def verify_needs(reference: Model, candidate: Model, *, windows: int, window_length: int) -> Needs:
+    """Verify: the reference runs layer by layer in float32, and leaves its logits; then one engine at a time."""
+    layout = reference.layout
+    logits = layout.vocab_size * FLOAT_BYTES
+    layer = max(layer_values(layout, each) for each in layout.layers) * FLOAT_BYTES
+    weights = stored_bytes(candidate)
+    phases = (
+        (Term(num_bytes=layer, why="one layer of the reference in float32"),),
+        (
+            Term(num_bytes=weights, why=f"the engine's weights in {candidate.dtype}"),
+            Term(num_bytes=3 * window_length * logits, why=f"logits of {window_length} tokens, copied twice"),
+            Term(num_bytes=kv_bytes_per_token(candidate) * window_length, why="its cache"),
+        ),
+    )
+    largest = max(phases, key=lambda terms: sum(term.num_bytes for term in terms))
+    tokens = PARITY_RUNS * PARITY_TOKENS + 2 * windows * window_length
+    return Needs(
+        step="verify",
+        memory=(
+            REFERENCE_LIBRARIES,
+            Term(num_bytes=2 * PARITY_TOKENS * logits, why=f"logits of {PARITY_TOKENS} tokens, twice"),
+            *largest,
+        ),
+        work=(
+            Work(kind="read", amount=3 * weights, why=f"read and load {in_bytes(3 * weights)}"),
+            Work(kind="hash", amount=2 * weights, why="hash both engines"),
+            Work(kind="multiply", amount=float(tokens * num_weights(layout)), why=f"{tokens} tokens through engines"),
+            Work(kind="traverse", amount=DECODE_STEPS * weights, why=f"{DECODE_STEPS} decode steps"),
+            Work(kind="wait", amount=3.0, why="start"),
+        ),
+        advice="verify an export with --dtype int8 or int4, or use a machine with more memory",
+    )
+
+
+def bench_needs(
+    candidate: Model, baseline: Model, *, prompt_lengths: Sequence[int], context_lengths: Sequence[int]
+) -> Needs:
+    """Bench: both engines are open at once, because they are timed in turn."""
+    prompt, context = max(prompt_lengths, default=1), max(context_lengths, default=1)
+    logits = prompt * candidate.layout.vocab_size * FLOAT_BYTES
+    engines = {"candidate": candidate, "baseline": baseline}
+    weights = sum(stored_bytes(model) for model in engines.values())
+    cached = max(prompt, context)
+    multiplications = sum(
+        PAIRS * length * _multiplications_per_token(model, length)
+        for model in engines.values()
+        for length in prompt_lengths
+    )
+    steps = PAIRS * len(context_lengths)
+    read = steps * weights + PAIRS * sum(context_lengths) * sum(kv_bytes_per_token(model) for model in engines.values())
+    return Needs(
+        step="bench",
+        memory=(
+            ENGINE_LIBRARIES,
+            *(Term(num_bytes=stored_bytes(model), why=f"the {name}'s weights") for name, model in engines.items()),
+            # Without shared buffers a step writes a new cache beside the old one.
+            *(
+                Term(num_bytes=2 * cached * kv_bytes_per_token(model), why=f"its cache of {cached} tokens, twice")
+                for model in engines.values()
+            ),
+            Term(num_bytes=2 * logits, why=f"logits of {prompt} tokens, twice"),
+        ),
+        work=(
+            Work(kind="read", amount=2 * weights, why=f"load {in_bytes(weights)} twice"),
+            Work(kind="multiply", amount=float(multiplications), why=f"prefill of {_listed(prompt_lengths)} tokens"),
+            Work(kind="traverse", amount=float(read), why=f"decode after {_listed(context_lengths)} tokens"),
+            Work(kind="wait", amount=SECONDS_PER_CASE * (len(prompt_lengths) + len(context_lengths)), why="repeats"),
+        ),
+        advice="bench exports with --dtype int8 or int4, shorter lengths, or a machine with more memory",
+    )
+
+
+def _multiplications_per_token(model: Model, length: int) -> float:
+    """Every weight but the embedding once, and each query with the keys and values before it."""
+    layout = model.layout
+    weights = sum(layer_values(layout, layer) for layer in layout.layers) + embedding(layout).num_values
+    scores = sum(length * layer.num_heads * layout.head_dim for layer in layout.cached_layers)
+    return float(weights + scores)
+
+
+def _listed(lengths: Sequence[int]) -> str:
+    return ", ".join(str(length) for length in lengths)

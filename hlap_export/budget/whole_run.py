@@ -1,0 +1,41 @@
+"""What the steps of a whole run need, told before the first; the pruned model counts as the dense one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hlap_export.budget.files import build_needs, export_needs, prune_needs
+from hlap_export.budget.needs import Needs
+from hlap_export.budget.running import bench_needs, verify_needs
+from hlap_export.budget.searching import SearchSize, search_needs
+from hlap_export.budget.weights import Model
+from hlap_export.plan.pruning_plan import Keep, ModelIdentity, PruningPlan
+from hlap_export.recipe import Recipe
+
+
+def run_needs(dense: Model, asked: Recipe, *, room_bytes: int | None) -> tuple[Needs, ...]:
+    """The needs of every step, in order; what is exported and built twice is listed twice.
+
+    Args:
+        dense: the model to prune.
+        asked: the effective recipe.
+        room_bytes: memory that the search may use; None where that isn't known.
+    """
+    layout = dense.layout
+    nothing_pruned = PruningPlan(
+        method="dense", model=ModelIdentity.of(layout), attention=(Keep(),) * layout.num_layers
+    )
+    graph = Model(layout=layout, dtype=asked.export.dtype)
+    steps: list[Needs] = []
+    if asked.plan.file is None and asked.plan.method == "harp":
+        size = SearchSize.of(layout, asked.plan.num_layers, asked.plan.windows, asked.plan.window_length)
+        steps.append(search_needs(dense, size, room_bytes=room_bytes))
+    steps.append(prune_needs(dense, nothing_pruned))
+    for make in (export_needs(dense, graph.dtype), build_needs(graph)):
+        steps += [replace(make, step=f"{make.step} {name}") for name in ("dense", "pruned")]
+    lengths = {"prompt_lengths": asked.bench.prompt_lengths, "context_lengths": asked.bench.context_lengths}
+    return (
+        *steps,
+        verify_needs(dense, graph, windows=asked.verify.windows, window_length=asked.verify.window_length),
+        bench_needs(graph, graph, **lengths),
+    )
