@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hlap_export.engines.base import Floats, Ints, KVCache
 from hlap_export.engines.ort_buffers import NUMPY_DTYPES, ONNX_DTYPES, Buffer
 from hlap_export.engines.ort_decoder import LoadedDecoder
+from hlap_export.errors import ArtefactError
 
 NUM_KEPT = "num_logits_to_keep"
 """The graph's optional input: how many last tokens have logits, 0 for all of them."""
@@ -109,7 +110,17 @@ class InPlaceSession(LoadedDecoder):
             binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
         assert logits.flags.c_contiguous
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        try:
+            self._session.run_with_iobinding(binding)
+        except RuntimeError as error:
+            if "cos_cache dimension" not in str(error):
+                raise
+            raise ArtefactError(
+                where="the engine",
+                expected="no more tokens than the model has positions for (max_position_embeddings in config.json)",
+                found=f"a sequence of {int(lengths.max())}",
+                fix="use shorter texts; flavour portable rotates any position, but the model wasn't trained for them",
+            ) from error
 
     def _new_store(self, batch: int, capacity: int) -> _Store:
         return _Store(self, batch, capacity)

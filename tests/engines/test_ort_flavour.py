@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hlap_export.engines import Session, backends, build, open_session
+from hlap_export.errors import ArtefactError
 from hlap_export.families import FAMILIES
 from tests.export.exports import GOLDEN_PLANS, TinyExports
 from tests.export.test_parity import (
@@ -102,6 +103,14 @@ def test_a_prompt_that_runs_in_chunks_gives_what_it_gives_at_once(
     assert [call.args[2].shape[1] for call in runs.call_args_list] == [6, 6, 6, 2, 6, 6, 2]
     counted = MASK.bool().numpy()[:, -1:] if last_only else MASK.bool().numpy()
     assert np.abs(in_chunks - at_once)[counted].max() <= 1e-5 * np.abs(at_once).max()
+
+
+def test_more_tokens_than_the_model_has_positions_for_are_refused(tiny_engines: TinyEngines) -> None:
+    ids = np.ones((1, 129), np.int64)  # tiny models have 128 positions
+    with open_session(tiny_engines.get("llama", "mixed", flavour="ort").folder, threads=1) as session:
+        session.run(ids[:, :128], ids[:, :128], np.arange(128)[None], session.empty_cache(1))
+        with pytest.raises(ArtefactError, match="a sequence of 129"):
+            session.run(ids, ids, np.arange(129)[None], session.empty_cache(1))
 
 
 def test_steps_write_into_the_buffers_that_were_allocated_once(tiny_engines: TinyEngines) -> None:
