@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 from hlap_export.artifacts import Manifest, folder_digest, require_free, write_manifest, written_whole
 from hlap_export.bundles import ort_genai
 from hlap_export.engines import require_intact
-from hlap_export.engines.base import GRAPH
 from hlap_export.errors import BundleError
 
 INHERITED_PARAMETERS = ("engine", "flavour", "dtype", "provider")
@@ -25,8 +23,8 @@ TARGETS: Mapping[str, Complete] = {"ort-genai": ort_genai.complete}
 def bundle(engine_dir: Path, out: Path, *, target: str = "ort-genai") -> Manifest:
     """Write a folder that a serving stack loads: the engine's files and the stack's own.
 
-    Graph and weights are hard links where the disk allows: the engine's own files under a second name, which take no
-    room and aren't to be edited in place.
+    Everything is copied. Hard links would save the room, but onnx refuses external data that has a second link
+    (it may reach outside the model's folder), and would then refuse the engine's own as well.
 
     Args:
         engine_dir: what `build` wrote.
@@ -46,8 +44,7 @@ def bundle(engine_dir: Path, out: Path, *, target: str = "ort-genai") -> Manifes
     engine = require_intact(engine_dir)
     with written_whole(out) as folder:
         for name in engine.files:
-            place = _link if name.startswith(GRAPH) else _copy
-            place(engine_dir / name, folder / name)
+            _copy(engine_dir / name, folder / name)
         facts = TARGETS[target](folder, engine_dir, engine)
         inherited = {name: engine.parameters[name] for name in INHERITED_PARAMETERS if name in engine.parameters}
         return write_manifest(
@@ -57,13 +54,6 @@ def bundle(engine_dir: Path, out: Path, *, target: str = "ort-genai") -> Manifes
             inputs={"engine": folder_digest(engine_dir)},
             facts=facts,
         )
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or a file system without links
-        _copy(source, target)
 
 
 def _copy(source: Path, target: Path) -> None:
