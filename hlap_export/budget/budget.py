@@ -58,7 +58,8 @@ class Budget:
         planned = tuple(steps)
         for needs in planned:
             self._require_memory(needs)
-        total, free = sum(needs.disk_bytes for needs in planned), disk_free_bytes(out)
+        # What a resumed run has written is kept or replaced.
+        total, free = sum(needs.disk_bytes for needs in planned), disk_free_bytes(out) + _held_bytes(out)
         if total > free:
             parts = [f"{needs.step}: {in_words(needs.disk)}" for needs in planned if needs.disk_bytes]
             raise BudgetError(
@@ -83,6 +84,10 @@ class Budget:
             found=f"a need of about {in_bytes(needs.memory_bytes)}: {in_words(needs.memory)}",
             fix=needs.advice,
         )
+
+
+def _held_bytes(out: Path) -> int:
+    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 
 def announcement(needs: Needs, speeds: Speeds, out: Path) -> tuple[str, ...]:

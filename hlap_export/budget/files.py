@@ -16,7 +16,7 @@ EXPORTING = Term(num_bytes=450 * MIB, why="Python, torch and onnxscript")
 BUILDING = Term(num_bytes=150 * MIB, why="Python and ONNX Runtime")
 
 TRACE_BYTES_PER_LAYER = 2.5 * MIB
-TRACE_SECONDS = 5.0
+TRACE_SECONDS = 9.0
 TRACE_SECONDS_PER_LAYER = 0.8
 FOLD_BYTES_PER_VALUE = 2 + 8  # as stored, and in float64
 COPY_BUFFERS_BYTES = 64 * MIB
@@ -40,7 +40,7 @@ def prune_needs(dense: Model, plan: PruningPlan) -> Needs:
         work=(
             Work(kind="read", amount=before, why=f"read {in_bytes(before)}"),
             Work(kind="write", amount=before - removed, why=f"write {in_bytes(before - removed)}"),
-            Work(kind="wait", amount=3.0, why="start"),
+            Work(kind="wait", amount=6.0, why="start"),
         ),
         advice="prune on a machine with more memory, or raise --max-memory",
     )

@@ -9,7 +9,7 @@ from hlap_export.budget.needs import Needs
 from hlap_export.budget.running import bench_needs, verify_needs
 from hlap_export.budget.searching import SearchSize, search_needs
 from hlap_export.budget.weights import Model
-from hlap_export.plan.pruning_plan import Keep, ModelIdentity, PruningPlan
+from hlap_export.plan.pruning_plan import dense_plan
 from hlap_export.recipe import Recipe
 
 
@@ -22,15 +22,12 @@ def run_needs(dense: Model, asked: Recipe, *, room_bytes: int | None) -> tuple[N
         room_bytes: memory that the search may use; None where that isn't known.
     """
     layout = dense.layout
-    nothing_pruned = PruningPlan(
-        method="dense", model=ModelIdentity.of(layout), attention=(Keep(),) * layout.num_layers
-    )
     graph = Model(layout=layout, dtype=asked.export.dtype)
     steps: list[Needs] = []
     if asked.plan.file is None and asked.plan.method == "harp":
         size = SearchSize.of(layout, asked.plan.num_layers, asked.plan.windows, asked.plan.window_length)
         steps.append(search_needs(dense, size, room_bytes=room_bytes))
-    steps.append(prune_needs(dense, nothing_pruned))
+    steps.append(prune_needs(dense, dense_plan(layout)))
     for make in (export_needs(dense, graph.dtype), build_needs(graph)):
         steps += [replace(make, step=f"{make.step} {name}") for name in ("dense", "pruned")]
     lengths = {"prompt_lengths": asked.bench.prompt_lengths, "context_lengths": asked.bench.context_lengths}
