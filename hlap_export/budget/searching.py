@@ -100,7 +100,7 @@ def _place(dense: Model, size: SearchSize, batch: int, room_bytes: int | None, *
             read_bytes=(sum(layers) + head) * itemsize,
             in_words="all weights in float32",
         )
-    states = max(0.0, STATES_SHARE * usable)
+    states = max(0.0, min(STATES_SHARE * usable, usable - working))
     left, num_resident = max(0.0, usable - working - states), 0
     while num_resident < len(layers) and layers[-1 - num_resident] * FLOAT_BYTES <= left:
         left -= layers[-1 - num_resident] * FLOAT_BYTES

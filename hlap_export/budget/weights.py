@@ -134,12 +134,17 @@ def weights_text(layout: ModelLayout) -> str:
 
 
 def stored_bytes(model: Model) -> int:
-    """Bytes of all weights in the model's dtype; quantised models keep norms and biases in float32."""
+    """Bytes of all weights in the model's dtype.
+
+    Quantised models keep norms and biases in float32, and an embedding that is no head in 8 bits.
+    """
     layout = model.layout
     if model.dtype not in QUANTISED_BYTES:
         return int(num_weights(layout) * BYTES[model.dtype])
     vectors = layout.hidden_size + sum(layer_vectors(layout, layer) for layer in layout.layers)
-    return int((num_weights(layout) - vectors) * BYTES[model.dtype] + vectors * BYTES["float32"])
+    looked_up = 0 if layout.tied_embeddings else embedding(layout).num_values
+    multiplied = num_weights(layout) - vectors - looked_up
+    return int(multiplied * BYTES[model.dtype] + looked_up * BYTES["int8"] + vectors * BYTES["float32"])
 
 
 def kv_values_per_token(layout: ModelLayout) -> int:
