@@ -59,8 +59,8 @@ class OurEngine:
 class ForeignGraph:
     """A graph with the ecosystem's input names, in a session like ours but optimised at load, as its users have it.
 
-    Where its attention is GroupQueryAttention, past and present share one buffer; otherwise the graph concatenates. All
-    buffers are bound once: less than a generating loop would do in each step.
+    Where its attention is GroupQueryAttention, past and present share one buffer, bound once; otherwise the graph
+    concatenates. Tokens and logits are bound anew in each step, as a loop that generates text has to.
 
     Args:
         graph: the .onnx file.
@@ -84,17 +84,16 @@ class ForeignGraph:
         tokens = _tokens(self._layout.vocab_size, new, past=past)
         named = dict(zip(("input_ids", "attention_mask", "position_ids"), tokens, strict=True))
         inputs = [node.name for node in self._session.get_inputs()]
-        for name in set(inputs) & set(named):
-            binding.bind_ortvalue_input(name, _value(named[name]))
-        if self._shares_buffers:
-            binding.bind_ortvalue_output("logits", _value(np.zeros((1, new, self._layout.vocab_size), np.float32)))
-        else:
-            binding.bind_output("logits", "cpu")
+        fed = {name: array for name, array in named.items() if name in inputs}
         self._bind_cache(binding, [name for name in inputs if name not in named], new, past)
+        logits = np.zeros((1, new, self._layout.vocab_size), np.float32)
 
         def run() -> object:
+            for name, array in fed.items():
+                binding.bind_ortvalue_input(name, _value(array))
+            binding.bind_ortvalue_output("logits", _value(logits))
             self._session.run_with_iobinding(binding)
-            return binding
+            return logits
 
         return run
 
