@@ -43,7 +43,7 @@ from hlap_export.report.compose import Folders, summarise
 from hlap_export.report.markdown import markdown_report
 from hlap_export.report.summary import Summary
 from hlap_export.stages import StageRunner
-from hlap_export.texts import has_tokenizer, read_tokens, spread_windows
+from hlap_export.texts import has_tokenizer, read_tokens, require_window_length, spread_windows
 from hlap_export.verify import VerifyOptions, VerifyReport, verify
 
 
@@ -175,8 +175,9 @@ def _require_evaluation_text(dense: Path, asked: VerifySection, trust_remote_cod
     """Find out that the text is missing or too short now, not after the search and two exports."""
     if has_tokenizer(dense):
         text = asked.text or reference_model.evaluation_text()
-        vocab_size = read_layout(dense).vocab_size
-        tokens = read_tokens(dense, text, vocab_size=vocab_size, trust_remote_code=trust_remote_code)
+        layout = read_layout(dense)
+        require_window_length(asked.window_length, layout.max_positions)
+        tokens = read_tokens(dense, text, vocab_size=layout.vocab_size, trust_remote_code=trust_remote_code)
         spread_windows(tokens, windows=asked.windows, window_length=asked.window_length)
 
 

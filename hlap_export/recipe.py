@@ -66,7 +66,7 @@ class PlanSection(_Section):
 class ExportSection(_Section):
     """How the ONNX graph looks."""
 
-    flavour: Flavour = "portable"
+    flavour: Flavour = "ort"
     """`portable`: plain ONNX operators, concatenated KV cache. `ort`: ONNX Runtime's own, KV in place."""
     dtype: DType = "float32"
     """Type of the weights and of the arithmetic in the graph; `int8` and `int4` (flavour ort) are of weights alone."""

@@ -64,6 +64,21 @@ def read_tokens(folder: Path, text: Path, *, vocab_size: int, trust_remote_code:
     return TokenText(path=text, sha256=file_sha256(text), ids=ids)
 
 
+def require_window_length(window_length: int, max_positions: int) -> None:
+    """Refuse windows that the model has no positions for, or in which there is nothing to predict.
+
+    Raises:
+        TextError: fewer than 2 tokens, or more than `max_positions`.
+    """
+    if not 2 <= window_length <= max_positions:
+        raise TextError(
+            where="window_length",
+            expected=f"2 to {max_positions} tokens (the model's max_position_embeddings)",
+            found=str(window_length),
+            fix="set a window_length in that range in the --recipe",
+        )
+
+
 def spread_windows(text: TokenText, *, windows: int, window_length: int) -> Ids:
     """Windows [windows, window_length], disjoint, the gaps between them as even as they can be.
 

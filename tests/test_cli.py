@@ -181,10 +181,21 @@ def test_verify_and_bench_print_what_they_found(
 
 
 def test_verify_fails_with_1_when_the_engine_is_of_another_model(
+    finished: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("verify: {windows: 2, window_length: 16}")
+    engine = finished.out / "engine/pruned"
+    assert exit_code("verify", engine, "--reference", finished.model, "--recipe", recipe) == 1
+    assert "✗ failed" in capsys.readouterr().out
+
+
+def test_windows_that_the_model_has_no_positions_for_are_refused_before_anything_runs(
     finished: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code("verify", finished.out / "engine/pruned", "--reference", finished.model) == 1
-    assert "✗ failed" in capsys.readouterr().out
+    """The default of 256 tokens is more than the tiny model's positions."""
+    assert exit_code("verify", finished.out / "engine/pruned", "--reference", finished.out / "checkpoint") == 2
+    assert "max_position_embeddings" in capsys.readouterr().err
 
 
 def test_export_and_build_refuse_what_is_not_available(tmp_path: Path, finished: FinishedRun) -> None:

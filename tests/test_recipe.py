@@ -114,4 +114,9 @@ def test_the_recipes_defaults_are_those_of_the_functions_it_calls() -> None:
     assert recipe.bench.prompt_lengths == defaults["prompt_lengths"]
     assert recipe.bench.context_lengths == defaults["context_lengths"]
     exported = inspect.signature(export).parameters
-    assert (recipe.export.flavour, recipe.export.dtype) == (exported["flavour"].default, exported["dtype"].default)
+    assert recipe.export.dtype == exported["dtype"].default
+
+
+def test_a_run_takes_its_engines_fastest_flavour_and_an_export_for_anyone_the_portable_one() -> None:
+    assert (Recipe().engine, Recipe().export.flavour) == ("onnxruntime", "ort")
+    assert inspect.signature(export).parameters["flavour"].default == "portable"

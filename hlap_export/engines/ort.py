@@ -110,7 +110,7 @@ def _options(*, threads: int) -> Any:
     options = _onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised: printed too, they would be told twice
     # Idle workers would spin on cores that something else wants: another process, or the other engine of a benchmark.
     # Measured with 2 threads on 2 cores: spinning made a prefill of 128 tokens twice as slow (22 ms against 11), for
     # 0.1 ms less in a lone decode step.

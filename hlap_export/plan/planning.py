@@ -11,11 +11,11 @@ from typing import Literal
 
 from hlap_export.checkpoint import read_layout
 from hlap_export.checkpoint.layout import ModelLayout
-from hlap_export.errors import PlanError, TextError
+from hlap_export.errors import PlanError
 from hlap_export.on_progress import OnProgress, ignore_progress
 from hlap_export.plan.pruning_plan import PruningPlan, TextWindows, plan_of_alphas
 from hlap_export.reference_model import calibration_text
-from hlap_export.texts import read_tokens, spread_windows
+from hlap_export.texts import read_tokens, require_window_length, spread_windows
 
 Method = Literal["harp", "fixed"]
 
@@ -91,13 +91,7 @@ def _search(
     from hlap_export.plan.calibration import Windows
     from hlap_export.plan.harp import default_num_layers, search_harp
 
-    if not 2 <= options.window_length <= layout.max_positions:
-        raise TextError(
-            where="window_length",
-            expected=f"2 to {layout.max_positions} tokens (the model's max_position_embeddings)",
-            found=str(options.window_length),
-            fix="choose a window length in that range",
-        )
+    require_window_length(options.window_length, layout.max_positions)
     path = options.text or calibration_text()
     text = read_tokens(model, path, vocab_size=layout.vocab_size, trust_remote_code=options.trust_remote_code)
     ids = spread_windows(text, windows=options.windows, window_length=options.window_length)

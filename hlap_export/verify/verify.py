@@ -16,7 +16,7 @@ from hlap_export.digests import file_sha256
 from hlap_export.engines import open_session, require_intact
 from hlap_export.errors import ArtefactError
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
-from hlap_export.texts import TokenText, has_tokenizer, read_tokens, spread_windows
+from hlap_export.texts import TokenText, has_tokenizer, read_tokens, require_window_length, spread_windows
 from hlap_export.verify.parity import Parity, Row, check_parity, cut_rows
 from hlap_export.verify.perplexity import compare_losses, window_losses
 from hlap_export.verify.reference import reference_of
@@ -93,7 +93,7 @@ def verify(
     baseline_digest = require_intact(baseline).digest if baseline else None
     vocab_size = _shared_vocabulary(manifest, reference)
     tokens = _read_text(candidate, text, vocab_size, options)
-    windows = None if tokens is None else _windows(tokens, options)
+    windows = None if tokens is None else _windows(tokens, reference, options)
     steps = Steps(1 + (0 if windows is None else len(windows) * (2 if baseline else 1)), on_progress)
     rows, num_streamed_layers = _rows(tokens, reference, vocab_size, options)
     outcome = _run_engines(candidate, baseline, rows, windows, options, steps)
@@ -157,7 +157,8 @@ def _random_ids(vocab_size: int, options: VerifyOptions) -> Ids:
     return np.random.default_rng(options.seed).integers(0, vocab_size, options.parity_tokens, dtype=np.int64)
 
 
-def _windows(tokens: TokenText, options: VerifyOptions) -> Ids:
+def _windows(tokens: TokenText, reference: Path, options: VerifyOptions) -> Ids:
+    require_window_length(options.window_length, read_layout(reference).max_positions)
     return spread_windows(tokens, windows=options.windows, window_length=options.window_length)
 
 
