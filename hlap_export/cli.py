@@ -232,9 +232,9 @@ def verify(
 
     section = effective_recipe(recipe, None).verify
     options = VerifyOptions(windows=section.windows, window_length=section.window_length)
-    models = (model_at(reference), model_at(candidate, kind="engine"))
-    needs = verify_needs(*models, windows=options.windows, window_length=options.window_length)
-    terminal.budget().allow(needs, candidate)
+    models, budget = (model_at(reference), model_at(candidate, kind="engine")), terminal.budget()
+    size = {"windows": options.windows, "window_length": options.window_length}
+    budget.allow(verify_needs(*models, **size, room_bytes=budget.room_bytes), candidate)
     with terminal.progress().stage("verify") as step:
         report = hlap_export.verify(
             candidate,

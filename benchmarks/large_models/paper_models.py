@@ -41,7 +41,7 @@ from hlap_export.prune.config import pruned_config
 
 LONG_CONTEXT = 128 * 1024
 STORED, EXPORTED = "bfloat16", "int4"
-SEARCH_ROOM_BYTES = 24 * 2**30
+ROOM_BYTES = 24 * 2**30
 GIB = 2**30
 
 _8B = SHAPES["llama-3.1-8b"]
@@ -98,12 +98,12 @@ def _steps(dense: Model, pruned: Model, plan: Any, num_layers: int) -> tuple[Nee
     graphs = [Model(layout=model.layout, dtype=EXPORTED) for model in (pruned, dense)]
     size = SearchSize(num_layers=num_layers, windows=64, window_length=256)
     return (
-        search_needs(dense, size, room_bytes=SEARCH_ROOM_BYTES),
+        search_needs(dense, size, room_bytes=ROOM_BYTES),
         prune_needs(dense, plan),
         replace(export_needs(pruned, STORED), step=f"export {STORED}"),
         replace(export_needs(pruned, EXPORTED), step=f"export {EXPORTED}"),
         build_needs(graphs[0]),
-        verify_needs(pruned, graphs[0], windows=32, window_length=256),
+        verify_needs(pruned, graphs[0], windows=32, window_length=256, room_bytes=ROOM_BYTES),
         bench_needs(graphs[0], graphs[1], prompt_lengths=(64, 256, 1024), context_lengths=(64, 512, 2048)),
     )
 
@@ -127,7 +127,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         "",
         f"Needs of each step, predicted; what is built, verified and timed is in {EXPORTED}. `here`: "
         f"{result['machine']['cpu']}, {result['machine']['cores']} cores, speeds measured. `server`: a guess, "
-        f"{result['server']}. The search has 24 GiB to use and reads what doesn't fit again and again.",
+        f"{result['server']}. The search and verify's reference have 24 GiB "
+        "to use, and read what doesn't fit from disk again and again.",
         "",
         "| | step | memory, GiB | disk, GiB | here | server |",
         "|---|---|---|---|---|---|",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hlap_export.budget.engines import loaded_weights
 from hlap_export.budget.needs import Needs, Term, Work
 from hlap_export.budget.weights import (
     BYTES,
@@ -21,7 +22,7 @@ MIB = 2**20
 # Peak memory of the steps on models with next to no weights, measured on Linux.
 PRUNING = Term(num_bytes=360 * MIB, why="Python, torch and transformers")
 EXPORTING = Term(num_bytes=540 * MIB, why="Python, torch and onnxscript")
-BUILDING = Term(num_bytes=150 * MIB, why="Python and ONNX Runtime")
+BUILDING = Term(num_bytes=390 * MIB, why="Python, torch and ONNX Runtime")
 
 TRACE_BYTES_PER_LAYER = 2.5 * MIB
 TRACE_SECONDS = 9.0
@@ -95,7 +96,7 @@ def build_needs(model: Model) -> Needs:
     weights = stored_bytes(model)
     return Needs(
         step="build",
-        memory=(BUILDING, Term(num_bytes=weights, why=f"weights in {model.dtype}")),
+        memory=(BUILDING, *loaded_weights(model, "weights")),
         disk=(Term(num_bytes=weights, why=f"weights in {model.dtype}"),),
         work=(
             Work(kind="read", amount=2 * weights, why=f"read {in_bytes(weights)} twice"),

@@ -19,7 +19,7 @@ def run_needs(dense: Model, asked: Recipe, *, room_bytes: int | None) -> tuple[N
     Args:
         dense: the model to prune.
         asked: the effective recipe.
-        room_bytes: memory that the search may use; None where that isn't known.
+        room_bytes: memory that the search and the reference may use; None where that isn't known.
     """
     layout = dense.layout
     graph = Model(layout=layout, dtype=asked.export.dtype)
@@ -33,6 +33,12 @@ def run_needs(dense: Model, asked: Recipe, *, room_bytes: int | None) -> tuple[N
     lengths = {"prompt_lengths": asked.bench.prompt_lengths, "context_lengths": asked.bench.context_lengths}
     return (
         *steps,
-        verify_needs(dense, graph, windows=asked.verify.windows, window_length=asked.verify.window_length),
+        verify_needs(
+            dense,
+            graph,
+            windows=asked.verify.windows,
+            window_length=asked.verify.window_length,
+            room_bytes=room_bytes,
+        ),
         bench_needs(graph, graph, **lengths),
     )
