@@ -2,6 +2,9 @@
 
 Bytes are the weights, read once, and the cache: what a decode step waits for. FLOPs are the multiplications and
 additions of matrix products: what a prefill waits for. Activations, norms and the like aren't counted.
+
+Where only the last token's logits are asked for, whatever follows the last attention is needed for that token alone: in
+a model whose top layers keep but their values, that is all of those layers.
 """
 
 from __future__ import annotations
@@ -41,20 +44,30 @@ def step_work(layout: ModelLayout, phase: Phase, num_tokens: int, *, dtype: str,
         phase: a prefill of `num_tokens`, or one token after as many.
         num_tokens: prompt length, or tokens in the cache.
         dtype: of the weights; the cache is in float32.
-        all_logits: whether a prefill computes the logits of every token, or of the last alone.
+        all_logits: whether a prefill is to give the logits of every token, or of the last alone.
     """
     assert layout.sliding_window is None, "windows would need their own count of query-key pairs"
     new, past = (num_tokens, 0) if phase == "prefill" else (1, num_tokens)
-    inside = sum(matrix.num_values for layer in layout.layers for matrix in layer_matrices(layout, layer))
-    head = embedding(layout).num_values
+    mixing, following = _values_by_last_attention(layout)
     pairs = new * past + new * (new + 1) // 2
     heads = sum(layer.num_heads for layer in layout.cached_layers)
+    products = 2 * new * mixing + 2 * (new if all_logits else 1) * following
     cached = kv_values_per_token(layout) * (past + new)
     written = kv_values_per_token(layout) * new
     return Work(
-        flops=2 * new * inside + 2 * (new if all_logits else 1) * head + 4 * heads * layout.head_dim * pairs,
-        bytes=int((inside + head) * BYTES[dtype]) + (cached + written) * CACHE_BYTES,
+        flops=products + 4 * heads * layout.head_dim * pairs,
+        bytes=int((mixing + following) * BYTES[dtype]) + (cached + written) * CACHE_BYTES,
     )
+
+
+def _values_by_last_attention(layout: ModelLayout) -> tuple[int, int]:
+    """Weights that come before the end of the last attention, and those after it: its output, MLPs, head."""
+    last = layout.cached_layers[-1]
+    output = last.num_heads * layout.head_dim * layout.hidden_size
+    mlp = 3 * layout.intermediate_size * layout.hidden_size
+    values = [sum(matrix.num_values for matrix in layer_matrices(layout, layer)) for layer in layout.layers]
+    following = output + mlp + sum(values[last.index + 1 :]) + embedding(layout).num_values
+    return sum(values) + embedding(layout).num_values - following, following
 
 
 def limit(pruned: ModelLayout, dense: ModelLayout, phase: Phase, num_tokens: int, *, dtype: str) -> Limit:

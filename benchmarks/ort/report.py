@@ -122,7 +122,8 @@ def markdown(facts: dict[str, Any], results: Sequence[PointResult]) -> str:
         "",
         "`dense, all logits` computes the logits of every token of a prompt, as the others' graphs do; `dense` those "
         "of the last one alone, all that generation needs. The limit is pruned / dense as counted from shapes: "
-        "FLOPs for a prefill, bytes of weights and cache for a decode step.",
+        "FLOPs for a prefill, bytes of weights and cache for a decode step. After the last attention a prefill goes on "
+        "with its last token alone, which is why its limit is below the share of weights that pruning leaves.",
     ]
     for model, dtype in dict.fromkeys((result.model, result.dtype) for result in results):
         rows = [result for result in results if (result.model, result.dtype) == (model, dtype)]
