@@ -18,7 +18,7 @@ LENGTH = 17
 
 def last_logits(output: Any) -> Any:
     """The last token's logits [V] in what a step returns: logits, or logits and a cache."""
-    return np.array(output[0] if isinstance(output, tuple) else output)[0, -1]
+    return np.asarray(output[0] if isinstance(output, tuple) else output)[0, -1]
 
 
 @pytest.mark.parametrize("flavour", ["portable", "ort"])
