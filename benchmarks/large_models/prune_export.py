@@ -72,12 +72,8 @@ def cases(options: argparse.Namespace, checkpoint: Path, plan: Path) -> Iterator
     """What is measured, in order; what a later case reads is removed only at the end of the round."""
     work = options.work
     pruned, onnx = work / "pruned", work / "onnx-pruned"
-    yield (
-        "copy checkpoint",
-        [sys.executable, "-c", COPY, str(checkpoint), str(work / "copy")],
-        checkpoint,
-        work / "copy",
-    )
+    copy = [sys.executable, "-c", COPY]
+    yield "copy checkpoint", [*copy, str(checkpoint), str(work / "copy")], checkpoint, work / "copy"
     yield "prune", ours("prune", checkpoint, "--plan", plan, "--out", pruned), checkpoint, pruned
     export = ("--flavour", options.flavour, "--dtype", options.dtype)
     yield "export pruned", ours("export", pruned, *export, "--out", onnx), pruned, onnx
