@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +49,14 @@ def memory_used_bytes(root: Path = ROOT) -> int:
     """Memory that this process holds; 0 where the system doesn't say."""
     status = [line.split() for line in _lines(root / "proc/self/status") if line.startswith("VmRSS:")]
     return int(status[0][1]) * 1024 if status else 0
+
+
+def return_freed_memory() -> None:
+    """Give memory that was freed back to the system, where the C library would keep it for later (glibc)."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def disk_free_bytes(path: Path) -> int:

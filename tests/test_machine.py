@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 
 import pytest
 
-from hlap_export.machine import disk_free_bytes, memory_available_bytes, memory_used_bytes
+from hlap_export.machine import disk_free_bytes, memory_available_bytes, memory_used_bytes, return_freed_memory
 
 GIB = 2**30
 V1 = {"limit": "memory.limit_in_bytes", "usage": "memory.usage_in_bytes", "cached": "total_inactive_file"}
@@ -67,3 +69,15 @@ def test_memory_held_here_is_counted() -> None:
     before = memory_used_bytes()
     held = b"x" * (64 * 2**20)
     assert memory_used_bytes() - before > 0.9 * len(held)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries decide for themselves")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    before = memory_used_bytes()
+    # Pieces too small to be mapped each for itself, and some of them stay: free() alone keeps what is between.
+    pieces = [ctypes.create_string_buffer(b"x" * 60_000) for _ in range(2000)]
+    kept = pieces[::100]
+    del pieces
+    return_freed_memory()
+    assert memory_used_bytes() - before < 20 * 2**20
+    assert kept

@@ -27,6 +27,7 @@ from hlap_export.checkpoint.layout import ModelLayout, read_layout
 from hlap_export.checkpoint.loading import check_weights, model_class_of
 from hlap_export.checkpoint.placement import FLOAT_BYTES, Device, Placement, memory_of_devices, place
 from hlap_export.checkpoint.reading import WeightReader
+from hlap_export.machine import return_freed_memory
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -106,6 +107,7 @@ class Decoder:
         finally:
             if not is_resident:
                 module.to("meta")
+                return_freed_memory()  # measured: without it a search that may take 0.8 GiB took 1.25
 
     def at_rest(self, h_NTD: torch.Tensor) -> torch.Tensor:
         """The same, where it waits for the next layer: in RAM, unless everything is resident where it is computed."""
