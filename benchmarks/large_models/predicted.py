@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hlap_export.budget import Needs, Speeds, export_needs, model_at, prune_needs
+from hlap_export.budget import Model, Needs, Speeds, export_needs, model_at, prune_needs
 from hlap_export.budget.needs import in_words, work_in_words
 from hlap_export.budget.probe import measure_speeds
+from hlap_export.checkpoint import layout_of, read_config
 from hlap_export.plan import load_plan
+from hlap_export.prune.config import pruned_config
 
 
 def as_facts(needs: Needs, speeds: Speeds) -> dict[str, Any]:
@@ -31,10 +33,13 @@ def as_facts(needs: Needs, speeds: Speeds) -> dict[str, Any]:
 
 
 def main() -> None:
-    checkpoint, plan, work, dtype = sys.argv[1:]
-    model = model_at(Path(checkpoint))
+    checkpoint, plan_file, work, dtype = sys.argv[1:]
+    model, plan = model_at(Path(checkpoint)), load_plan(Path(plan_file))
+    pruned = Model(
+        layout=layout_of(pruned_config(read_config(Path(checkpoint)), plan, model.layout)), dtype=model.dtype
+    )
     speeds = measure_speeds(Path(work), multiplies=False)
-    steps = {"prune": prune_needs(model, load_plan(Path(plan))), "export": export_needs(model, dtype)}
+    steps = {"prune": prune_needs(model, plan), "export": export_needs(pruned, dtype)}
     facts = {name: as_facts(needs, speeds) for name, needs in steps.items()}
     probe = {"read_bytes_per_second": speeds.read_bytes, "write_bytes_per_second": speeds.write_bytes}
     print(json.dumps(facts | {"probe": probe}))
