@@ -53,7 +53,7 @@ class InPlaceSession(LoadedDecoder):
         assert [array.shape for array in arrays] == shapes, "one [B, K, P, E] key and value for each cached layer"
         store = self._new_store(batch, max(capacity or 0, length))
         store.fill(arrays)
-        store.is_real[:, :length] = True
+        store.append(0, np.ones((batch, length), bool))
         return KVCache(batch=batch, length=length, buffers=(store,))
 
     def read_cache(self, cache: KVCache) -> tuple[NDArray[np.float32], ...]:
@@ -76,12 +76,13 @@ class InPlaceSession(LoadedDecoder):
         `position_ids` aren't read: the graph counts the mask's tokens, which is what they are by the protocol.
         """
         store, (batch, new) = _store_of(past), input_ids.shape
-        is_real = attention_mask != 0
         store.reserve(past.length + new)
-        store.is_real[:, past.length : past.length + new] = is_real[:, past.length :]
-        lengths = is_real.sum(axis=1)
-        new_real = is_real[:, past.length :].sum(axis=1)
-        together = bool((new_real == new).all()) and (batch == 1 or new == 1 or bool((lengths == new).all()))
+        # Only the mask's new columns are read: a step's cost may not grow with the context.
+        new_real, lengths = store.append(past.length, attention_mask[:, past.length :] != 0)
+        if new == 1 and bool(new_real.all()):
+            logits = self._step(store, input_ids, lengths)
+            return logits, KVCache(batch=batch, length=past.length + 1, buffers=(store,))
+        together = bool((new_real == new).all()) and (batch == 1 or bool((lengths == new).all()))
         logits = np.zeros((batch, 1 if last_only else new, self.vocab_size), np.float32)
         if together and new <= self._chunk:
             self._run(store, None, input_ids, lengths, logits)
@@ -110,6 +111,18 @@ class InPlaceSession(LoadedDecoder):
             binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
         assert logits.flags.c_contiguous
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        self._compute(binding, lengths)
+
+    def _step(self, store: _Store, input_ids: Ints, lengths: Ints) -> NDArray[np.float32]:
+        """Run one new token [B, 1] for every row, which then has `lengths` [B]: only the mask is bound anew."""
+        step = store.step()
+        np.copyto(step.ids, input_ids)
+        mask = store.mask(lengths)
+        step.binding.bind_input("attention_mask", "cpu", 0, np.int64, mask.shape, mask.ctypes.data)
+        self._compute(step.binding, lengths)
+        return step.logits.copy()
+
+    def _compute(self, binding: Any, lengths: Ints) -> None:
         try:
             self._session.run_with_iobinding(binding)
         except RuntimeError as error:
@@ -143,26 +156,44 @@ class InPlaceSession(LoadedDecoder):
         return binding
 
 
+class _Step:
+    """What a step of one token for every row reads and writes beside the mask, bound once."""
+
+    def __init__(self, binding: Any, batch: int, vocab_size: int) -> None:
+        self.binding = binding
+        self.ids = np.zeros((batch, 1), np.int64)
+        self.logits = np.zeros((batch, 1, vocab_size), np.float32)
+        self._kept = np.ones(1, np.int64)
+        for name, array in (("input_ids", self.ids), (NUM_KEPT, self._kept)):
+            binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
+        binding.bind_output("logits", "cpu", 0, np.float32, self.logits.shape, self.logits.ctypes.data)
+
+
 class _Store:
     """The buffers behind one cache, which every later state of that cache shares.
 
     Attributes:
         is_real: [B, capacity], false where a column of the caller's mask was padding.
+        counts: [B, capacity + 1], how many of a row's columns before this one are real.
     """
 
     def __init__(self, session: InPlaceSession, batch: int, capacity: int) -> None:
         self._session, self._batch = session, batch
         self.is_real = np.zeros((batch, 0), bool)
+        self.counts = np.zeros((batch, 1), np.int64)
         self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> None:
         self.capacity = capacity
         self.buffers = self._session.make_buffers(self._batch, capacity)
-        known = self.is_real
+        known, counts = self.is_real, self.counts
         self.is_real = np.zeros((self._batch, capacity), bool)
         self.is_real[:, : known.shape[1]] = known
+        self.counts = np.zeros((self._batch, capacity + 1), np.int64)
+        self.counts[:, : counts.shape[1]] = counts
         self._ones = np.ones(self._batch * capacity, np.int64)
         self._bindings: dict[int | None, Any] = {}
+        self._step: _Step | None = None
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens: at least twice as many as before, so that growing stays rare."""
@@ -171,6 +202,15 @@ class _Store:
         before = [buffer.read() for buffer in self.buffers]
         self._allocate(-(-max(length, 2 * self.capacity) // ROUNDED_TO) * ROUNDED_TO)
         self.fill(before)
+
+    def append(self, start: int, is_real: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+        """Note which columns from `start` on are real [B, T]; returns each row's new real tokens [B], and all [B]."""
+        stop = start + is_real.shape[1]
+        self.is_real[:, start:stop] = is_real
+        before = self.counts[:, start]
+        self.counts[:, start + 1 : stop + 1] = before[:, None] + np.cumsum(is_real, axis=1)
+        lengths = self.counts[:, stop]
+        return lengths - before, lengths
 
     def fill(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Copy arrays [B, K, P, E] to the front of the buffers."""
@@ -191,6 +231,12 @@ class _Store:
         if row not in self._bindings:
             self._bindings[row] = self._session.make_binding(self.buffers, row)
         return self._bindings[row]
+
+    def step(self) -> _Step:
+        """The step of all rows, made once."""
+        if self._step is None:
+            self._step = _Step(self._session.make_binding(self.buffers, None), self._batch, self._session.vocab_size)
+        return self._step
 
 
 def _store_of(cache: KVCache) -> _Store:
