@@ -172,7 +172,7 @@ def prune(
     terminal.budget(max_memory).allow(prune_needs(model_at(folder), planned), out)
     with terminal.progress().stage("prune", in_bytes=True) as step:
         hlap_export.prune(folder, planned, out, on_progress=step)
-    terminal.show(hlap_export.inspect(out), as_json=json)
+    terminal.show(hlap_export.inspect(out, check_files=False), as_json=json)  # hashed while it was written
 
 
 @app.command()
@@ -196,7 +196,7 @@ def export(
     terminal.budget(max_memory).allow(export_needs(model_at(checkpoint), dtype), out)
     with terminal.progress().stage("export", in_bytes=True) as step:
         hlap_export.export(checkpoint, out, flavour=flavour, dtype=dtype, block_size=block_size, on_progress=step)
-    terminal.show(hlap_export.inspect(out), as_json=json)
+    terminal.show(hlap_export.inspect(out, check_files=False), as_json=json)  # hashed while it was written
 
 
 @app.command()
@@ -212,7 +212,7 @@ def build(
     terminal.budget().allow(build_needs(model_at(export_dir, kind="onnx")), out)
     with terminal.progress().stage("build"):
         hlap_export.build(export_dir, out, engine=engine)
-    terminal.show(hlap_export.inspect(out), as_json=json)
+    terminal.show(hlap_export.inspect(out, check_files=False), as_json=json)  # hashed while it was written
 
 
 @app.command()
@@ -319,7 +319,7 @@ def bundle(
     """Put an engine into the form that a serving stack loads."""
     with terminal.progress().stage("bundle"):
         hlap_export.bundle(engine, out, target=target)
-    terminal.show(hlap_export.inspect(out), as_json=json)
+    terminal.show(hlap_export.inspect(out, check_files=False), as_json=json)  # hashed while it was written
 
 
 @app.command()

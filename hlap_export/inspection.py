@@ -49,8 +49,12 @@ class Inspection(BaseModel):
     summary: Summary | None = None
 
 
-def inspect(path: Path) -> Inspection:
+def inspect(path: Path, *, check_files: bool = True) -> Inspection:
     """Describe an artefact without loading its weights.
+
+    Args:
+        path: of the artefact.
+        check_files: whether its files are read and compared with the manifest; without, `is_intact` is None.
 
     Raises:
         ArtefactError: nothing there, or nothing that hlap-export knows.
@@ -61,9 +65,9 @@ def inspect(path: Path) -> Inspection:
     if (path / SUMMARY).is_file() and (path / PLAN).is_file():
         return _inspect_run(path)
     if (path / MANIFEST).is_file():
-        return _inspect_artefact(path, read_manifest(path))
+        return _inspect_artefact(path, read_manifest(path), check_files)
     if (path / "config.json").is_file():
-        return _describe(path, "dense checkpoint" if read_layout(path).is_dense else "pruned checkpoint", None)
+        return _describe(path, "dense checkpoint" if read_layout(path).is_dense else "pruned checkpoint", None, False)
     raise ArtefactError(
         where=str(path),
         expected="a checkpoint folder, a plan, an export, an engine, or the folder of a finished run",
@@ -72,7 +76,7 @@ def inspect(path: Path) -> Inspection:
     )
 
 
-def _inspect_artefact(path: Path, manifest: Manifest) -> Inspection:
+def _inspect_artefact(path: Path, manifest: Manifest, check_files: bool) -> Inspection:
     kinds: dict[str, Kind] = {
         "checkpoint": "pruned checkpoint",
         "onnx": "ONNX export",
@@ -83,10 +87,10 @@ def _inspect_artefact(path: Path, manifest: Manifest) -> Inspection:
         raise ArtefactError(
             where=str(path), expected=f"a kind among {', '.join(kinds)}", found=manifest.kind, fix="pass another path"
         )
-    return _describe(path, kinds[manifest.kind], manifest)
+    return _describe(path, kinds[manifest.kind], manifest, check_files)
 
 
-def _describe(path: Path, kind: Kind, manifest: Manifest | None) -> Inspection:
+def _describe(path: Path, kind: Kind, manifest: Manifest | None, check_files: bool) -> Inspection:
     layout = read_layout(path)
     is_checkpoint = kind.endswith("checkpoint")
     plan = load_plan(path / PLAN) if (path / PLAN).is_file() else None
@@ -106,7 +110,7 @@ def _describe(path: Path, kind: Kind, manifest: Manifest | None) -> Inspection:
         family=layout.family.model_type,
         layers=layer_rows(layout, plan),
         facts=facts | counted,
-        is_intact=is_intact(path, manifest),
+        is_intact=is_intact(path, manifest) if check_files else None,
         parameters={name: value for name, value in manifest.parameters.items() if name != "plan"},
         made_from=manifest.inputs,
         versions=manifest.versions,

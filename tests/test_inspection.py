@@ -48,6 +48,7 @@ def test_files_that_were_changed_are_noticed(finished: FinishedRun, tmp_path: Pa
     assert inspect(copy).is_intact is True
     (copy / "tokenizer.json").write_text("{}")
     assert inspect(copy).is_intact is False
+    assert inspect(copy, check_files=False).is_intact is None
 
 
 def test_what_is_no_artefact_is_refused(tmp_path: Path) -> None:
