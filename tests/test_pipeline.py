@@ -152,14 +152,18 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(finished: Finished
         assert file_records(out / name) == file_records(finished.out / name)
 
 
+SHORT = VerifySection(windows=3, window_length=32)
+
+
 @pytest.mark.parametrize(
     ("recipe", "error"),
     [
-        (Recipe(plan=PlanSection(num_layers=4, windows=3, window_length=32)), PlanError),
-        (Recipe(plan=PlanSection(method="fixed", alphas={9: 0.5})), PlanError),
-        (Recipe(plan=PlanSection(method="fixed", alphas={3: -0.1})), PlanError),
-        (Recipe(plan=PlanSection(text=Path("/nowhere.txt"))), TextError),
-        (Recipe(verify=VerifySection(windows=10_000)), TextError),
+        (Recipe(verify=SHORT, plan=PlanSection(num_layers=4, windows=3, window_length=32)), PlanError),
+        (Recipe(verify=SHORT, plan=PlanSection(method="fixed", alphas={9: 0.5})), PlanError),
+        (Recipe(verify=SHORT, plan=PlanSection(method="fixed", alphas={3: -0.1})), PlanError),
+        (Recipe(verify=SHORT, plan=PlanSection(text=Path("/nowhere.txt"))), TextError),
+        (Recipe(verify=VerifySection(windows=10_000, window_length=32)), TextError),
+        (Recipe(verify=VerifySection(window_length=129)), TextError),  # the tiny model has 128 positions
         (Recipe(engine="tensorrt"), BackendMissing),
     ],
 )
