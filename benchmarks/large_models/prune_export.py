@@ -30,7 +30,8 @@ RELEASED_ALPHAS = (0.8, 0.2, 0.1, 0.1, 0.0, 0.1, 0.0, 0.0)
 OPTIMUM = """
 import sys
 from optimum.exporters.onnx import main_export
-main_export(sys.argv[1], sys.argv[2], task="text-generation-with-past", dtype="fp32", do_validation=False)
+task = "text-generation-with-past"
+main_export(sys.argv[1], sys.argv[2], task=task, dtype="fp32", do_validation=False, no_post_process=True)
 """
 CHECK = "import onnx, sys; onnx.checker.check_model(sys.argv[1])"
 COPY = """
