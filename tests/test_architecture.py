@@ -33,6 +33,7 @@ ORDER = (
     "progress",
     "families",
     "checkpoint",
+    "counting",
     "texts",
     "reference_model",
     "hub",

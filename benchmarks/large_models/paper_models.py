@@ -33,8 +33,8 @@ from hlap_export.budget import (
     verify_needs,
 )
 from hlap_export.budget.probe import measure_speeds
-from hlap_export.budget.weights import kv_bytes_per_token, num_weights, stored_bytes, weights_text
 from hlap_export.checkpoint import layout_of
+from hlap_export.counting import kv_bytes_per_token, num_weights, stored_bytes, weights_text
 from hlap_export.plan.accounting import count_parameters
 from hlap_export.plan.pruning_plan import plan_of_alphas
 from hlap_export.prune.config import pruned_config

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hlap_export.budget.weights import BYTES, embedding, kv_values_per_token, layer_matrices
 from hlap_export.checkpoint import ModelLayout
+from hlap_export.counting import BYTES, embedding, kv_values_per_token, layer_matrices
 
 Phase = Literal["prefill", "decode"]
 CACHE_BYTES = 4  # float32, beside quantised weights too

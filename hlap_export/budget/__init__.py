@@ -6,8 +6,8 @@ from hlap_export.budget.needs import Needs, Speeds, Term, Work
 from hlap_export.budget.running import bench_needs, verify_needs
 from hlap_export.budget.searching import SearchSize, search_needs
 from hlap_export.budget.sizes import parse_size
-from hlap_export.budget.weights import Model, model_at
 from hlap_export.budget.whole_run import run_needs
+from hlap_export.counting import Model, model_at
 
 __all__ = [
     "Budget",

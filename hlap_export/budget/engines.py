@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hlap_export.budget.needs import Term
-from hlap_export.budget.weights import Model, stored_bytes
+from hlap_export.counting import Model, stored_bytes
 
 # ONNX Runtime packs matrices for its kernels when it loads them, and frees what it packed from a moment later.
 # Measured on models of 30 M and 300 M parameters in float32.

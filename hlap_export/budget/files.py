@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hlap_export.budget.engines import loaded_weights
 from hlap_export.budget.needs import Needs, Term, Work
-from hlap_export.budget.weights import (
+from hlap_export.counting import (
     BYTES,
     QUANTISED_BYTES,
     Model,

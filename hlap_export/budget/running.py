@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from hlap_export.budget.engines import loaded_weights
 from hlap_export.budget.needs import Needs, Term, Work
-from hlap_export.budget.weights import (
+from hlap_export.checkpoint.layout import ModelLayout
+from hlap_export.counting import (
     Model,
     embedding,
     kv_bytes_per_token,
@@ -14,7 +15,6 @@ from hlap_export.budget.weights import (
     num_weights,
     stored_bytes,
 )
-from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.report.wording import in_bytes
 
 MIB = 2**20

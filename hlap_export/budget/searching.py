@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 
 from hlap_export.budget.needs import Needs, Term, Work
-from hlap_export.budget.weights import BYTES, Model, embedding, layer_matrices, layer_values
 from hlap_export.checkpoint.layout import ModelLayout
+from hlap_export.counting import BYTES, Model, embedding, layer_matrices, layer_values
 from hlap_export.report.wording import in_bytes
 
 MIB = 2**20

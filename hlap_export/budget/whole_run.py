@@ -8,7 +8,7 @@ from hlap_export.budget.files import build_needs, export_needs, prune_needs
 from hlap_export.budget.needs import Needs
 from hlap_export.budget.running import bench_needs, verify_needs
 from hlap_export.budget.searching import SearchSize, search_needs
-from hlap_export.budget.weights import Model
+from hlap_export.counting import Model
 from hlap_export.plan.pruning_plan import dense_plan
 from hlap_export.recipe import Recipe
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from hlap_export.budget.weights import Model, kv_bytes_per_token, model_at, num_weights, stored_bytes, weights_text
 from hlap_export.checkpoint import layout_of, read_layout
+from hlap_export.counting import Model, kv_bytes_per_token, model_at, num_weights, stored_bytes, weights_text
 from hlap_export.families import FAMILIES
 from hlap_export.prune import prune
 from tests.plan.test_accounting import LLAMA_3_1_8B
