@@ -13,9 +13,10 @@ import pytest
 
 import hlap_export
 from hlap_export import cli
-from hlap_export.cli import main, parse_alphas
+from hlap_export.cli import main
 from hlap_export.errors import BackendMissing, CheckFailed, HlapError, RecipeError
 from hlap_export.plan import load_plan
+from hlap_export.recipe import parse_alphas
 from tests.report.sample import sample_summary
 from tests.tiny import save_tiny
 from tests.tiny_run import FinishedRun
