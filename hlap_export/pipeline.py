@@ -93,7 +93,7 @@ def run(
     verified = _verify(stages, engines, pruned, asked.verify, dense if trust_remote_code else None, max_memory)
     timed = _bench(stages, engines, asked.bench)
 
-    folders = Folders(checkpoints=checkpoints, graphs=graphs)
+    folders = Folders(checkpoints=checkpoints, graphs=graphs, origins=stages.origins())
     summary = summarise(model_name(asked.model), folders, planned, verified, timed)
     write_text_whole(out / "summary.json", summary.model_dump_json(indent=2) + "\n")
     write_text_whole(out / "report.md", markdown_report(summary))

@@ -25,6 +25,7 @@ from hlap_export.artifacts import (
 from hlap_export.digests import file_sha256
 from hlap_export.errors import ArtefactError, OutputError
 from hlap_export.progress import Progress, Step
+from hlap_export.report.summary import Origin
 
 RECORDS = ".stages"
 Document = TypeVar("Document", bound=BaseModel)
@@ -57,6 +58,7 @@ class StageRunner:
     def __init__(self, out: Path, *, resume: bool, progress: Progress) -> None:
         self._out = out
         self._progress = progress
+        self._names: list[str] = []
         is_earlier_run = (out / RECORDS).is_dir()
         if is_earlier_run and not resume:
             raise OutputError(
@@ -87,6 +89,7 @@ class StageRunner:
             steps_in_bytes: whether `step` counts bytes.
         """
         target = self._out / name
+        self._names.append(name)
         if self._is_reusable(name, target, inputs, parameters):
             return target
         _remove(target)
@@ -107,6 +110,7 @@ class StageRunner:
     ) -> Document:
         """The JSON result `name` (such as "verify.json"), made by `make(step)` unless it can be reused."""
         target = self._out / name
+        self._names.append(name)
         if self._is_reusable(name, target, inputs, parameters):
             return schema.model_validate_json(target.read_text(encoding="utf-8"))
         _remove(target)
@@ -118,6 +122,19 @@ class StageRunner:
         self._record(name, target, inputs, parameters)
         _remove(self.unfinished(name))
         return value
+
+    def origins(self) -> tuple[Origin, ...]:
+        """What each finished output is and was made from, in the order in which they were asked for."""
+        records = {name: self._read_record(name) for name in self._names}
+        return tuple(
+            Origin(
+                name=name,
+                digest=record.digest,
+                made_from={name: digest for name, digest in record.inputs.items() if digest is not None},
+            )
+            for name, record in records.items()
+            if record is not None
+        )
 
     def unfinished(self, name: str) -> Path:
         """The folder where a stage may keep what it has finished; removed once the document `name` is written."""

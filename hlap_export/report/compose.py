@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hlap_export.artifacts import read_manifest
+from hlap_export.artifacts import Manifest, read_manifest
 from hlap_export.bench.report import BenchReport
 from hlap_export.checkpoint.layout import ModelLayout, read_layout
 from hlap_export.plan.pruning_plan import PruningPlan
-from hlap_export.report.summary import Check, Latency, LayerRow, Perplexity, Size, Summary, Text
+from hlap_export.report.summary import Check, Curve, Latency, LayerRow, Origin, Perplexity, Size, Summary, Text
 from hlap_export.verify.report import VerifyReport
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Folders:
-    """The artefact folders of a run, each under "dense" and "pruned"."""
+    """The artefact folders of a run, each under "dense" and "pruned", and what each was made from."""
 
     checkpoints: dict[str, Path]
     graphs: dict[str, Path]
+    origins: tuple[Origin, ...]
 
 
 def summarise(
@@ -26,22 +27,26 @@ def summarise(
 ) -> Summary:
     """One value from a run's results; nothing is computed here that a stage didn't measure or count."""
     layout = read_layout(folders.checkpoints["pruned"])
+    graphs = {name: read_manifest(folder, kind="onnx") for name, folder in folders.graphs.items()}
     return Summary(
         model=model_name,
         family=layout.family.model_type,
         method=plan.method,
         engine=verified.engine,
+        flavour=graphs["pruned"].parameters["flavour"],
         dtype=verified.dtype,
         threads=timed.threads,
         layers=layer_rows(layout, plan),
-        sizes=(_parameters(folders.graphs), *size_rows(timed)),
+        sizes=(_parameters(graphs), *size_rows(timed)),
         perplexities=_perplexities(plan, verified),
+        search=search_curves(plan),
         checks=check_rows(verified),
         greedy_agreement=verified.greedy.agreement,
         latency=latency_rows(timed),
         is_noisy=timed.noisy,
         machine=timed.machine,
         versions=timed.versions,
+        origins=folders.origins,
     )
 
 
@@ -60,8 +65,8 @@ def size_rows(timed: BenchReport) -> tuple[Size, ...]:
     )
 
 
-def _parameters(graphs: dict[str, Path]) -> Size:
-    counts = {name: int(read_manifest(folder, kind="onnx").facts["num_parameters"]) for name, folder in graphs.items()}
+def _parameters(graphs: dict[str, Manifest]) -> Size:
+    counts = {name: int(manifest.facts["num_parameters"]) for name, manifest in graphs.items()}
     return Size(name="parameters", unit="count", **counts)
 
 
@@ -81,6 +86,21 @@ def _perplexities(plan: PruningPlan, verified: VerifyReport) -> tuple[Perplexity
     if (held_out := held_out_perplexity(verified)) is not None:
         rows.append(held_out)
     return tuple(rows)
+
+
+def search_curves(plan: PruningPlan) -> tuple[Curve, ...]:
+    """The curves in the order in which they were searched."""
+    if plan.search is None:
+        return ()
+    return tuple(
+        Curve(
+            layer=layer.layer,
+            alphas=tuple(score.alpha for score in layer.curve),
+            perplexities=tuple(score.perplexity for score in layer.curve),
+            chosen=layer.best.alpha,
+        )
+        for layer in plan.search.layers
+    )
 
 
 def held_out_perplexity(verified: VerifyReport) -> Perplexity | None:

@@ -14,18 +14,19 @@ class _Result(BaseModel):
 
 
 class LayerRow(_Result):
-    """The attention of one layer after pruning.
+    """One layer after pruning.
 
     Alpha is the factor that the search gave to what is left of the attention, 0 where nothing is; None where the
-    attention is not rescaled, or the artefact doesn't say.
+    attention is not rescaled, or the artefact doesn't say. `mlp`: as it was, its last weight fitted anew, or gone.
     """
 
     layer: int
-    attention: Literal["full", "value_only", "skip"]
+    attention: Literal["full", "value_only", "linear", "skip"]
     num_heads: int
     num_kv_heads: int
     alpha: float | None
     is_pruned: bool
+    mlp: Literal["keep", "refit", "skip"] = "keep"
 
 
 class Text(_Result):
@@ -53,7 +54,8 @@ class Perplexity(_Result):
     """Perplexity of the dense and of the pruned model on one text.
 
     The two alternatives show what the search for alpha is worth: the same layers with alpha 1 (the attention
-    output unscaled) and with the attention dropped (alpha 0); None where no search measured them.
+    output unscaled) and with the attention dropped (alpha 0); None where no search measured them. `increase_ratio` is
+    pruned / dense - 1 with its 95 % interval, both models on the same windows; None where it wasn't estimated.
     """
 
     text: Text
@@ -62,6 +64,29 @@ class Perplexity(_Result):
     pruned: float
     all_ones: float | None = None
     all_dropped: float | None = None
+    increase_ratio_low: float | None = None
+    increase_ratio_high: float | None = None
+
+    @property
+    def increase_ratio(self) -> float:
+        return self.pruned / self.dense - 1
+
+
+class Curve(_Result):
+    """What decided one layer's alpha: perplexity of the whole model on the calibration text, alpha by alpha."""
+
+    layer: int
+    alphas: tuple[float, ...]
+    perplexities: tuple[float, ...]
+    chosen: float
+
+
+class Origin(_Result):
+    """What one artefact or document of a run is, and which others it was made from: digests are SHA-256."""
+
+    name: str
+    digest: str
+    made_from: dict[str, str]
 
 
 class Check(_Result):
@@ -100,17 +125,20 @@ class Summary(_Result):
     family: str
     method: str
     engine: str
+    flavour: str
     dtype: str
     threads: int
     layers: tuple[LayerRow, ...]
     sizes: tuple[Size, ...]
     perplexities: tuple[Perplexity, ...]
+    search: tuple[Curve, ...] = ()
     checks: tuple[Check, ...]
     greedy_agreement: float
     latency: tuple[Latency, ...]
     is_noisy: bool
     machine: dict[str, Any]
     versions: dict[str, str]
+    origins: tuple[Origin, ...] = ()
 
     @property
     def passed(self) -> bool:

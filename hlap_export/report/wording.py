@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hlap_export.report.summary import Check, LayerRow, Size, Summary, Text
 
-SYMBOLS = {"full": "●", "value_only": "◐", "skip": "○"}
+SYMBOLS = {"full": "●", "value_only": "◐", "linear": "◆", "skip": "○"}
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 _DECIMAL = ("", " k", " M", " G")
 
@@ -59,7 +59,7 @@ def layer_strip(layers: tuple[LayerRow, ...]) -> str:
 def layer_legend(layers: tuple[LayerRow, ...]) -> str:
     """What the strip's symbols mean, only those that occur."""
     strip = layer_strip(layers)
-    meanings = {"●": "attention", "◍": "fewer heads", "◐": "value only", "○": "no attention"}
+    meanings = {"●": "attention", "◍": "fewer heads", "◐": "value only", "◆": "linear", "○": "no attention"}
     return "  ".join(f"{symbol} {meaning}" for symbol, meaning in meanings.items() if symbol in strip)
 
 

@@ -12,6 +12,7 @@ def sample_summary(*, logit_error: float = 2.1e-7) -> Summary:
         family="llama",
         method="harp",
         engine="onnxruntime",
+        flavour="ort",
         dtype="float32",
         threads=2,
         layers=tuple(_layer(index) for index in range(12)),
