@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from hlap_export.artifacts import MANIFEST, read_manifest
 from hlap_export.checkpoint.layout import LayerAttention, ModelLayout, read_config, read_layout
 from hlap_export.checkpoint.tensors import open_tensors
 from hlap_export.errors import CheckpointError
-from hlap_export.families import AlphaTarget
 
 STORED_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -78,31 +77,36 @@ def layer_matrices(layout: ModelLayout, layer: LayerAttention) -> tuple[Matrix, 
     """The matrices of one decoder layer."""
     hidden, head = layout.hidden_size, layout.head_dim
     value_rows = layer.num_kv_heads * head
-    mlp = Matrix(name="mlp", rows=layout.intermediate_size, columns=hidden, count=3)
+    mlp = (Matrix(name="mlp", rows=layout.intermediate_size, columns=hidden, count=3),) if layer.has_mlp else ()
     match layer.kind:
         case "skip":
-            return (mlp,)
+            return mlp
         case "value_only":  # folded: o_proj takes each KV head once
-            return (Matrix(name="v, o", rows=value_rows, columns=hidden, count=2), mlp)
+            return (Matrix(name="v, o", rows=value_rows, columns=hidden, count=2), *mlp)
+        case "linear":
+            if layer.linear_rank == 0:
+                return (Matrix(name="o", rows=hidden, columns=hidden), *mlp)
+            return (Matrix(name="v, o", rows=layer.linear_rank, columns=hidden, count=2), *mlp)
         case "full":
             queries = Matrix(name="q, o", rows=layer.num_heads * head, columns=hidden, count=2)
-            return (queries, Matrix(name="k, v", rows=value_rows, columns=hidden, count=2), mlp)
+            return (queries, Matrix(name="k, v", rows=value_rows, columns=hidden, count=2), *mlp)
 
 
 def layer_vectors(layout: ModelLayout, layer: LayerAttention) -> int:
     """Values in a layer's norms and biases."""
     hidden, head, family = layout.hidden_size, layout.head_dim, layout.family
-    norms_after = family.alpha_target is AlphaTarget.POST_ATTENTION_NORM
-    mlp_norms = hidden * (2 if norms_after else 1)
+    norms = hidden * (2 if family.has_post_norms else 1)
+    mlp_norms = norms if layer.has_mlp else 0
     if layer.kind == "skip":
         return mlp_norms
-    attention_norms = hidden * (2 if norms_after else 1)
+    if layer.kind == "linear":  # its input norm and its bias
+        return mlp_norms + 2 * hidden
     biases = layout.biases
     if layer.kind == "value_only":  # the value's bias has moved through o_proj
-        return mlp_norms + attention_norms + (hidden if biases.qkv or biases.output else 0)
+        return mlp_norms + norms + (hidden if biases.qkv or biases.output else 0)
     qkv_bias = (layer.num_heads + 2 * layer.num_kv_heads) * head if biases.qkv else 0
     head_norms = 2 * head if family.query_key_norms else 0
-    return mlp_norms + attention_norms + head_norms + qkv_bias + (hidden if biases.output else 0)
+    return mlp_norms + norms + head_norms + qkv_bias + (hidden if biases.output else 0)
 
 
 def layer_values(layout: ModelLayout, layer: LayerAttention) -> int:
@@ -125,11 +129,11 @@ def weights_text(layout: ModelLayout) -> str:
     """The arithmetic of `num_weights`, equal layers together."""
     ends = f"{'' if layout.tied_embeddings else '2 × '}{layout.vocab_size} × {layout.hidden_size} (embedding"
     parts = [f"{ends}{')' if layout.tied_embeddings else ', head)'}"]
-    for kind, layers in groupby(layout.layers, key=lambda layer: (layer.kind, layer.num_heads, layer.num_kv_heads)):
+    for kind, layers in groupby(layout.layers, key=lambda layer: replace(layer, index=0)):
         alike = list(layers)
         inside = " + ".join(matrix.text for matrix in layer_matrices(layout, alike[0]))
         vectors = layer_vectors(layout, alike[0])
-        parts.append(f"{len(alike)} × ({inside} + norms, biases {vectors}) [{kind[0].replace('_', ' ')}]")
+        parts.append(f"{len(alike)} × ({inside} + norms, biases {vectors}) [{kind.kind.replace('_', ' ')}]")
     return " + ".join([*parts, f"{layout.hidden_size} (last norm)"])
 
 

@@ -14,7 +14,7 @@ from hlap_export.checkpoint.tensors import open_tensors
 from hlap_export.errors import ArtefactError, CheckpointError
 from hlap_export.export.precision import precision_of
 from hlap_export.plan.accounting import count_parameters
-from hlap_export.plan.pruning_plan import KeepHeads, PruningPlan, ValueOnly, load_plan
+from hlap_export.plan.pruning_plan import Keep, KeepHeads, Linear, PruningPlan, Skip, load_plan
 from hlap_export.report.compose import layer_rows
 from hlap_export.report.summary import LayerRow, Summary
 
@@ -142,15 +142,18 @@ def _planned_rows(plan: PruningPlan) -> tuple[LayerRow, ...]:
         if isinstance(attention, KeepHeads):
             heads = len(attention.query_heads)
             kv_heads = len(attention.kv_groups(model.num_heads // model.num_kv_heads))
-        gone = attention.kind == "skip"
+        elif isinstance(attention, Linear | Skip):
+            heads = kv_heads = 0
+        mlp = plan.mlp.get(index)
         rows.append(
             LayerRow(
                 layer=index,
-                attention="full" if attention.kind in ("keep", "keep_heads") else attention.kind,  # pyright: ignore[reportArgumentType] - what is left is value_only or skip
-                num_heads=0 if gone else heads,
-                num_kv_heads=0 if gone else kv_heads,
-                alpha=attention.alpha if isinstance(attention, ValueOnly) else 0.0 if gone else None,
-                is_pruned=attention.kind != "keep",
+                attention="full" if isinstance(attention, Keep | KeepHeads) else attention.kind,
+                num_heads=heads,
+                num_kv_heads=kv_heads,
+                alpha=plan.alphas.get(index),
+                is_pruned=attention.kind != "keep" or mlp is not None,
+                mlp=mlp.kind if mlp else "keep",
             )
         )
     return tuple(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -11,26 +11,31 @@ from typing import Any, Literal, cast
 from hlap_export.errors import CheckpointError
 from hlap_export.families import Biases, Family, family_of
 
-AttentionKind = Literal["full", "value_only", "skip"]
+AttentionKind = Literal["full", "value_only", "linear", "skip"]
 
 # Keys of config.json that only a pruned checkpoint has; the stock config classes don't know them.
-PRUNED_KEYS = ("per_layer_config", "attention_kind", "value_only_output_bias", "auto_map", "model_type")
+PRUNED_KEYS = ("per_layer_config", "attention_kind", "value_only_output_bias", "linear_rank", "auto_map", "model_type")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerAttention:
-    """The attention of one decoder layer; heads are 0 where there is none.
+    """What one decoder layer is made of; heads are 0 where there are none.
 
     Attributes:
-        kind: "full" keeps a KV cache; "value_only" is `o_proj(v_proj(x))`; "skip" has neither.
+        kind: "full" keeps a KV cache; "value_only" is `o_proj(v_proj(x))`; "linear" is a fitted map of this form, or
+            a single matrix; "skip" has nothing.
         num_heads: query heads (value-only: the query heads that the fold summed over, per KV head).
         num_kv_heads: KV heads.
+        linear_rank: rows of a linear map's first matrix; 0 for a single one, and in layers of any other kind.
+        has_mlp: whether the MLP half is there.
     """
 
     index: int
     kind: AttentionKind
     num_heads: int
     num_kv_heads: int
+    linear_rank: int = 0
+    has_mlp: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +71,10 @@ class ModelLayout:
 
     @property
     def is_dense(self) -> bool:
-        """Whether every layer has the full attention of the config's global head counts."""
-        return all(layer.kind == "full" and layer.num_heads == self.num_heads for layer in self.layers)
+        """Whether every layer has the full attention of the config's global head counts, and its MLP."""
+        return all(
+            layer.kind == "full" and layer.num_heads == self.num_heads and layer.has_mlp for layer in self.layers
+        )
 
     @property
     def heads_per_group(self) -> int:
@@ -200,13 +207,17 @@ def _layers(
     layers: list[LayerAttention] = []
     for index in range(num_layers):
         override = overrides.get(index, {})
-        skipped = "attention" in override.get("skip", ())
+        skipped: Sequence[str] = override.get("skip", ())
+        kind = "skip" if "attention" in skipped else override.get("attention_kind", "full")
+        has_heads = kind in ("full", "value_only")
         layers.append(
             LayerAttention(
                 index=index,
-                kind="skip" if skipped else override.get("attention_kind", "full"),
-                num_heads=0 if skipped else override.get("num_attention_heads", num_heads),
-                num_kv_heads=0 if skipped else override.get("num_key_value_heads", num_kv_heads),
+                kind=kind,
+                num_heads=override.get("num_attention_heads", num_heads) if has_heads else 0,
+                num_kv_heads=override.get("num_key_value_heads", num_kv_heads) if has_heads else 0,
+                linear_rank=override.get("linear_rank", 0),
+                has_mlp="mlp" not in skipped,
             )
         )
     return tuple(layers)

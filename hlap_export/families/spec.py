@@ -55,6 +55,11 @@ class Family:
         """`model_type` of a pruned checkpoint; a name of its own, so that no stock class loads it by mistake."""
         return f"hlap_{self.model_type}"
 
+    @property
+    def has_post_norms(self) -> bool:
+        """Whether a norm follows the attention and another the MLP, before each joins the residual stream."""
+        return self.alpha_target is AlphaTarget.POST_ATTENTION_NORM
+
     def biases(self, config: Mapping[str, Any]) -> Biases:
         """The attention biases of a model with this config.json."""
         if self.fixed_biases is not None:

@@ -1,7 +1,8 @@
 """What a plan does to a checkpoint's tensors, as functions from the dense tensors to the pruned ones.
 
-An edit computes one output tensor; it reads the dense tensors that it needs by name, so a caller can stream: nothing
-is computed before it is written, and running the edits on meta tensors gives the output shapes for free.
+An edit computes one output tensor; it reads the tensors that it needs by name, dense or fitted ones (`side_file.py`),
+so a caller can stream: nothing is computed before it is written, and running the edits on meta tensors gives the
+output shapes for free.
 """
 
 from __future__ import annotations
@@ -20,7 +21,18 @@ from hlap_export.fold.attention import (
     sum_over_groups,
     value_bias_after_output,
 )
-from hlap_export.plan.pruning_plan import AttentionPlan, Keep, KeepHeads, PruningPlan, Skip
+from hlap_export.plan.pruning_plan import (
+    AttentionPlan,
+    Keep,
+    KeepHeads,
+    Linear,
+    MlpPlan,
+    PruningPlan,
+    RefitMlp,
+    Skip,
+    SkipMlp,
+)
+from hlap_export.plan.side_file import fitted_name
 
 Read = Callable[[str], torch.Tensor]
 Edit = Callable[[Read], torch.Tensor]
@@ -46,19 +58,66 @@ class LayerEdits:
 
 def layer_edits(plan: PruningPlan, layout: ModelLayout) -> tuple[LayerEdits, ...]:
     """The edits of every layer, in order."""
-    return tuple(_edits_of(attention, layout, index) for index, attention in enumerate(plan.attention))
+    return tuple(
+        _joined(_attention_edits(attention, layout, index), _mlp_edits(plan.mlp.get(index), layout, index))
+        for index, attention in enumerate(plan.attention)
+    )
 
 
-def _edits_of(attention: AttentionPlan, layout: ModelLayout, index: int) -> LayerEdits:
+def _joined(attention: LayerEdits, mlp: LayerEdits) -> LayerEdits:
+    return LayerEdits(
+        edits=attention.edits | mlp.edits,
+        removed=attention.removed + mlp.removed,
+        kept=attention.kept + mlp.kept,
+    )
+
+
+def _attention_edits(attention: AttentionPlan, layout: ModelLayout, index: int) -> LayerEdits:
     match attention:
         case Keep():
             return LayerEdits()
         case KeepHeads():
             return _keep_heads(attention, layout, index)
+        case Linear():
+            return _linear(attention, layout, index)
         case Skip():
             return _skip(layout, index)
         case _:
             return _value_only(attention.alpha, layout, index)
+
+
+def _mlp_edits(mlp: MlpPlan | None, layout: ModelLayout, index: int) -> LayerEdits:
+    """The last weight of the MLP half from the side file, or nothing left of that half."""
+    prefix, has_post_norms = f"model.layers.{index}.", layout.family.has_post_norms
+    norms = (
+        ("pre_feedforward_layernorm", "post_feedforward_layernorm") if has_post_norms else ("post_attention_layernorm",)
+    )
+    match mlp:
+        case RefitMlp():
+            last = f"{prefix}{norms[1] if has_post_norms else 'mlp.down_proj'}.weight"
+            return LayerEdits(edits={last: _fitted(index, "mlp.weight")})
+        case SkipMlp():
+            return LayerEdits(removed=(f"{prefix}mlp.", *(f"{prefix}{norm}." for norm in norms)))
+        case None:
+            return LayerEdits()
+
+
+def _fitted(index: int, part: str) -> Edit:
+    """A tensor of the side file as it is."""
+    return lambda read: read(fitted_name(index, part))
+
+
+def _linear(attention: Linear, layout: ModelLayout, index: int) -> LayerEdits:
+    """The fitted matrices instead of the dense projections, and of the norm that may follow the attention."""
+    prefix = f"model.layers.{index}."
+    own = f"{prefix}self_attn."
+    parts = ["o_proj.weight", "o_proj.bias"] + (["v_proj.weight"] if attention.form == "low_rank" else [])
+    removed = [own] + ([f"{prefix}post_attention_layernorm."] if layout.family.has_post_norms else [])
+    return LayerEdits(
+        edits={f"{own}{part}": _fitted(index, part) for part in parts},
+        removed=tuple(removed),
+        kept=(f"{own}v_proj.weight",) if attention.form == "output" else (),
+    )
 
 
 def _skip(layout: ModelLayout, index: int) -> LayerEdits:

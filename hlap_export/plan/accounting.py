@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hlap_export.checkpoint.layout import ModelLayout
-from hlap_export.plan.pruning_plan import Keep, KeepHeads, PruningPlan, Skip
+from hlap_export.plan.pruning_plan import Keep, KeepHeads, Linear, PruningPlan, Skip, SkipMlp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,15 +68,21 @@ def count_parameters(layout: ModelLayout, plan: PruningPlan) -> ParameterCount:
                 removed, removed_folded = removed + lost, removed_folded + lost
                 kv_heads_removed += groups
             case Skip():
-                removed, removed_folded = (
-                    removed + query + key + value + output,
-                    removed_folded + query + key + value + output,
-                )
+                removed += query + key + value + output
+                removed_folded += query + key + value + output
+                kv_heads_removed += layout.num_kv_heads
+            case Linear():
+                left = hidden * hidden if attention.form == "full" else 2 * hidden * attention.rank
+                # The released accounting knows no fitted maps: value and output count as they are.
+                removed += query + key
+                removed_folded += query + key + value + output - left
                 kv_heads_removed += layout.num_kv_heads
             case _:
                 removed += query + key
                 removed_folded += query + key + output - hidden * layout.num_kv_heads * head
                 kv_heads_removed += layout.num_kv_heads
+    gone = mlp * sum(isinstance(changed, SkipMlp) for changed in plan.mlp.values())
+    removed, removed_folded = removed + gone, removed_folded + gone
     return ParameterCount(
         base=layout.num_layers * (query + key + value + output + mlp),
         removed=removed,

@@ -1,4 +1,4 @@
-"""The pruning plan: what each layer's attention becomes, as versioned JSON.
+"""The pruning plan: what each layer becomes, as versioned JSON; fitted weights are in a side file beside it.
 
 Layers count from 0 at the embedding. Illegal states can't be written: alpha 0 *is* `skip`, kept heads are a
 non-empty set, and layer 0 keeps its attention because the KV cache's length is read from it.
@@ -10,66 +10,59 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from hlap_export.artifacts import write_text_whole
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.errors import PlanError
+from hlap_export.plan.layer_plan import (
+    MAX_ALPHA,
+    AttentionPlan,
+    Keep,
+    KeepHeads,
+    Linear,
+    LinearForm,
+    MlpPlan,
+    RefitMlp,
+    Skip,
+    SkipMlp,
+    Strict,
+    ValueOnly,
+    linear_of,
+)
+from hlap_export.plan.records import AlphaScore, FittedFile, FittedPart, LayerSearch, SearchRecord, TextWindows
 
-MAX_ALPHA = 1.0
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Keep(_Strict):
-    """The attention stays as it is."""
-
-    kind: Literal["keep"] = "keep"
-
-
-class KeepHeads(_Strict):
-    """Attention with only these query heads (indices in the dense layer).
-
-    A KV group stays when one of its query heads does; every group that stays keeps the same number, so that the
-    layer is still grouped-query attention.
-    """
-
-    kind: Literal["keep_heads"] = "keep_heads"
-    query_heads: Annotated[tuple[int, ...], Field(min_length=1)]
-
-    @field_validator("query_heads")
-    @classmethod
-    def _sorted_and_unique(cls, heads: tuple[int, ...]) -> tuple[int, ...]:
-        if list(heads) != sorted(set(heads)) or heads[0] < 0:
-            raise ValueError("query_heads must be ascending indices from 0, each once")
-        return heads
-
-    def kv_groups(self, heads_per_group: int) -> tuple[int, ...]:
-        """The KV groups that stay, ascending."""
-        return tuple(sorted({head // heads_per_group for head in self.query_heads}))
-
-
-class ValueOnly(_Strict):
-    """Each token attends only to itself: `x + alpha * o_proj(rep(v_proj(norm(x))))` (HARP, arXiv 2507.01900)."""
-
-    kind: Literal["value_only"] = "value_only"
-    alpha: Annotated[float, Field(gt=0, le=MAX_ALPHA)]
-
-
-class Skip(_Strict):
-    """No attention at all: alpha 0."""
-
-    kind: Literal["skip"] = "skip"
+__all__ = [
+    "AlphaScore",
+    "AttentionPlan",
+    "FittedFile",
+    "FittedPart",
+    "Keep",
+    "KeepHeads",
+    "LayerSearch",
+    "Linear",
+    "LinearForm",
+    "MlpPlan",
+    "ModelIdentity",
+    "PruningPlan",
+    "RefitMlp",
+    "SearchRecord",
+    "Skip",
+    "SkipMlp",
+    "TextWindows",
+    "ValueOnly",
+    "attention_of_alpha",
+    "dense_plan",
+    "linear_of",
+    "load_plan",
+    "plan_of_alphas",
+    "validate_plan",
+]
 
 
-AttentionPlan = Annotated[Keep | KeepHeads | ValueOnly | Skip, Field(discriminator="kind")]
-
-
-class ModelIdentity(_Strict):
+class ModelIdentity(Strict):
     """The shapes that a model must have for the plan to apply to it."""
 
     model_type: str
@@ -91,55 +84,20 @@ class ModelIdentity(_Strict):
         )
 
 
-class TextWindows(_Strict):
-    """Which text a number was computed on: the first `num_windows` disjoint windows of `window_length` tokens."""
+class PruningPlan(Strict):
+    """What happens to each layer; the only thing that planners produce.
 
-    name: str
-    sha256: str
-    num_windows: int
-    window_length: int
-
-
-class AlphaScore(_Strict):
-    """Perplexity on the calibration text with the layer's alpha at this value."""
-
-    alpha: float
-    perplexity: float
-
-
-class LayerSearch(_Strict):
-    """The perplexity curve that decided one layer's alpha."""
-
-    layer: int
-    curve: tuple[AlphaScore, ...]
-
-    @property
-    def best(self) -> AlphaScore:
-        """The lowest perplexity; ties go to the smaller alpha."""
-        return min(self.curve, key=lambda score: (score.perplexity, score.alpha))
-
-
-class SearchRecord(_Strict):
-    """How a search arrived at the plan: its text, its curves, and what the obvious alternatives would cost.
-
-    Perplexities are on the calibration text; `all_ones` sets alpha 1 in every pruned layer, `all_dropped` alpha 0.
+    Attributes:
+        mlp: the MLPs that change, by layer; all others stay as they are.
+        fitted: the weights of linear layers and refitted MLPs; None where there are none, or none yet.
     """
-
-    text: TextWindows
-    perplexity_dense: float
-    perplexity_planned: float
-    perplexity_all_ones: float
-    perplexity_all_dropped: float
-    layers: tuple[LayerSearch, ...]
-
-
-class PruningPlan(_Strict):
-    """What happens to each layer's attention; the only thing that planners produce."""
 
     format: Literal["hlap-export/plan/1"] = "hlap-export/plan/1"
     method: str
     model: ModelIdentity
     attention: tuple[AttentionPlan, ...]
+    mlp: dict[int, MlpPlan] = Field(default_factory=dict[int, MlpPlan])
+    fitted: FittedFile | None = None
     search: SearchRecord | None = None
 
     @property
@@ -150,6 +108,17 @@ class PruningPlan(_Strict):
             for index, layer in enumerate(self.attention)
             if isinstance(layer, ValueOnly | Skip)
         }
+
+    @property
+    def fits(self) -> bool:
+        """Whether the plan has parts whose weights are in a side file."""
+        return any(isinstance(part, Linear | RefitMlp) for part in (*self.attention, *self.mlp.values()))
+
+    @property
+    def first_changed(self) -> int:
+        """The lowest layer that isn't as in the dense model; the number of layers where all are."""
+        changed = [index for index, attention in enumerate(self.attention) if not isinstance(attention, Keep)]
+        return min([*changed, *self.mlp], default=len(self.attention))
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
@@ -256,8 +225,9 @@ def validate_plan(plan: PruningPlan, layout: ModelLayout) -> None:
             found=f"{len(plan.attention)} entries",
             fix="list every layer, `keep` included",
         )
-    if isinstance(plan.attention[0], ValueOnly | Skip):
-        others = "every layer" if len(plan.alphas) == layout.num_layers else "layer 0"
+    if isinstance(plan.attention[0], ValueOnly | Linear | Skip):
+        attending = any(isinstance(attention, Keep | KeepHeads) for attention in plan.attention)
+        others = "layer 0" if attending else "every layer"
         raise PlanError(
             where="layer 0",
             expected="attention in layer 0 (keep or keep_heads): tokens must be mixed at least once, and the length "
@@ -268,6 +238,28 @@ def validate_plan(plan: PruningPlan, layout: ModelLayout) -> None:
     for index, layer in enumerate(plan.attention):
         if isinstance(layer, KeepHeads):
             _validate_heads(index, layer, layout)
+        elif isinstance(layer, Linear):
+            _validate_rank(index, layer, layout)
+    if unknown := [index for index in plan.mlp if not 0 <= index < layout.num_layers]:
+        raise PlanError(
+            where=f"mlp of layer {unknown[0]}",
+            expected=f"a layer from 0 to {layout.num_layers - 1}",
+            found=f"a model of {layout.num_layers} layers",
+            fix="name layers that the model has",
+        )
+
+
+def _validate_rank(index: int, layer: Linear, layout: ModelLayout) -> None:
+    hidden, values = layout.hidden_size, layout.num_kv_heads * layout.head_dim
+    allowed = {"output": (values, values), "full": (hidden, hidden), "low_rank": (1, hidden - 1)}
+    low, high = allowed[layer.form]
+    if not low <= layer.rank <= high:
+        raise PlanError(
+            where=f"layer {index}, rank of a linear map of form {layer.form}",
+            expected=str(low) if low == high else f"{low} to {high}",
+            found=str(layer.rank),
+            fix="correct the rank, or choose another form",
+        )
 
 
 def _validate_heads(index: int, layer: KeepHeads, layout: ModelLayout) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hlap_export.checkpoint import remote_code
 from hlap_export.checkpoint.layout import ModelLayout
-from hlap_export.plan.pruning_plan import AttentionPlan, KeepHeads, PruningPlan, Skip, ValueOnly
+from hlap_export.plan.pruning_plan import KeepHeads, Linear, PruningPlan, Skip, SkipMlp, ValueOnly
 
 
 def pruned_config(dense: dict[str, Any], plan: PruningPlan, layout: ModelLayout) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def pruned_config(dense: dict[str, Any], plan: PruningPlan, layout: ModelLayout)
         layout: the dense layout.
     """
     family = layout.family
-    overrides = {index: _override(attention, layout) for index, attention in enumerate(plan.attention)}
+    overrides = {index: _override(index, plan, layout) for index in range(layout.num_layers)}
     digits = len(str(layout.num_layers - 1))
     config = dense | {
         "architectures": [f"Hlap{family.model_class}"],
@@ -29,6 +29,7 @@ def pruned_config(dense: dict[str, Any], plan: PruningPlan, layout: ModelLayout)
         "num_key_value_heads": layout.num_kv_heads,
         "attention_kind": "full",
         "value_only_output_bias": layout.biases.qkv or layout.biases.output,
+        "linear_rank": 0,
         "per_layer_config": {str(index).zfill(digits): value for index, value in overrides.items() if value},
     }
     if layout.layer_types is not None:
@@ -36,20 +37,25 @@ def pruned_config(dense: dict[str, Any], plan: PruningPlan, layout: ModelLayout)
     return config
 
 
-def _override(attention: AttentionPlan, layout: ModelLayout) -> dict[str, Any]:
-    match attention:
+def _override(index: int, plan: PruningPlan, layout: ModelLayout) -> dict[str, Any]:
+    """What the layer's own config changes."""
+    match attention := plan.attention[index]:
         case KeepHeads():
             counts = {
                 "num_attention_heads": (len(attention.query_heads), layout.num_heads),
                 "num_key_value_heads": (len(attention.kv_groups(layout.heads_per_group)), layout.num_kv_heads),
             }
-            return {key: kept for key, (kept, dense) in counts.items() if kept != dense}
+            override: dict[str, Any] = {key: kept for key, (kept, dense) in counts.items() if kept != dense}
         case ValueOnly():
-            return {"attention_kind": "value_only"}
-        case Skip():
-            return {"skip": ["attention"]}
+            override = {"attention_kind": "value_only"}
+        case Linear():
+            override = {"attention_kind": "linear", "linear_rank": 0 if attention.form == "full" else attention.rank}
         case _:
-            return {}
+            override = {}
+    skipped = ["attention"] if isinstance(attention, Skip) else []
+    if isinstance(plan.mlp.get(index), SkipMlp):
+        skipped.append("mlp")
+    return override | ({"skip": skipped} if skipped else {})
 
 
 def _types_of_cached_layers(layer_types: tuple[str, ...], plan: PruningPlan) -> list[str]:
@@ -60,5 +66,5 @@ def _types_of_cached_layers(layer_types: tuple[str, ...], plan: PruningPlan) -> 
     """
     types: list[str] = []
     for layer_type, attention in zip(layer_types, plan.attention, strict=True):
-        types.append(types[-1] if isinstance(attention, ValueOnly | Skip) else layer_type)
+        types.append(types[-1] if isinstance(attention, ValueOnly | Linear | Skip) else layer_type)
     return types

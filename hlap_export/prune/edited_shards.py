@@ -26,18 +26,26 @@ class OutputShard:
         return sum(tensor.size_bytes for tensor in self.tensors)
 
 
-def output_shards(tensors: CheckpointTensors, edits: tuple[LayerEdits, ...]) -> tuple[OutputShard, ...]:
-    """The shards to write, one for each dense shard, with the dense tensors' order."""
-    maker = _OutputTensors(tensors, edits)
+def output_shards(
+    tensors: CheckpointTensors, edits: tuple[LayerEdits, ...], fitted: CheckpointTensors | None = None
+) -> tuple[OutputShard, ...]:
+    """The shards to write, one for each dense shard, with the dense tensors' order.
+
+    Args:
+        tensors: the dense checkpoint.
+        edits: of each layer.
+        fitted: the side file that the edits of fitted parts read.
+    """
+    maker = _OutputTensors(tensors, edits, TensorReader(*[tensors, *([fitted] if fitted else [])]))
     return tuple(maker.shard(shard) for shard in tensors.shards)
 
 
 class _OutputTensors:
-    def __init__(self, tensors: CheckpointTensors, edits: tuple[LayerEdits, ...]) -> None:
+    def __init__(self, tensors: CheckpointTensors, edits: tuple[LayerEdits, ...], reader: TensorReader) -> None:
         self._folder = tensors.folder
         self._records = tensors.by_name
         self._edits = edits
-        self._reader = TensorReader(tensors)
+        self._reader = reader
 
     def shard(self, shard: Shard) -> OutputShard:
         source = HashingReader(self._folder / shard.name)

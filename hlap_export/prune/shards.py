@@ -97,17 +97,20 @@ def write_shard(file: Sink, tensors: Sequence[OutputTensor], metadata: dict[str,
 
 
 class TensorReader:
-    """Single tensors of a checkpoint by name, memory-mapped."""
+    """Single tensors of checkpoints and side files by name, memory-mapped."""
 
-    def __init__(self, tensors: CheckpointTensors) -> None:
-        self._folder = tensors.folder
-        self._records = tensors.by_name
+    def __init__(self, *sources: CheckpointTensors) -> None:
+        self._places = {
+            record.name: (source.folder / record.shard, record.shape)
+            for source in sources
+            for record in source.by_name.values()
+        }
 
     def __call__(self, name: str) -> torch.Tensor:
-        opened = cast(Any, safe_open(self._folder / self._records[name].shard, framework="pt"))
+        opened = cast(Any, safe_open(self._places[name][0], framework="pt"))
         with opened as shard:
             return shard.get_tensor(name)
 
     def meta(self, name: str) -> torch.Tensor:
         """A stand-in of the tensor's shape without memory."""
-        return torch.empty(self._records[name].shape, device="meta")
+        return torch.empty(self._places[name][1], device="meta")

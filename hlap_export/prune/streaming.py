@@ -21,6 +21,7 @@ from hlap_export.fold.edits import layer_edits
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.plan.accounting import count_parameters
 from hlap_export.plan.pruning_plan import PruningPlan, validate_plan
+from hlap_export.plan.side_file import open_side_file
 from hlap_export.prune.card import model_card
 from hlap_export.prune.config import pruned_config
 from hlap_export.prune.edited_shards import OutputShard, output_shards
@@ -34,7 +35,14 @@ NOT_COPIED = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", 
 NOT_COPIED_NAMES = {"config.json", INDEX_FILE, "pytorch_model.bin.index.json", CARD_FILE, "manifest.json"}
 
 
-def prune(model: Path, plan: PruningPlan, out: Path, *, on_progress: OnProgress = ignore_progress) -> Manifest:
+def prune(
+    model: Path,
+    plan: PruningPlan,
+    out: Path,
+    *,
+    fitted: Path | None = None,
+    on_progress: OnProgress = ignore_progress,
+) -> Manifest:
     """Write the pruned checkpoint: safetensors, config.json with remote code, tokenizer, the plan, a manifest.
 
     Killed or failed halfway, it goes on after the last finished shard when it is asked for the same again.
@@ -43,17 +51,19 @@ def prune(model: Path, plan: PruningPlan, out: Path, *, on_progress: OnProgress 
         model: the dense checkpoint folder.
         plan: a plan made for it.
         out: a new or empty folder.
+        fitted: the plan's side file, where it has fitted parts (`side_file_of(plan_path)`).
         on_progress: called with (bytes written, bytes in all) after each tensor.
 
     Raises:
         CheckpointError: the dense checkpoint is unreadable, or config and weights disagree.
-        PlanError: the plan is for another model or can't be built.
+        PlanError: the plan is for another model, can't be built, or isn't what `fitted` belongs to.
         OutputError: `out` isn't free, or the disk is full.
     """
     layout = read_layout(model)
     validate_plan(plan, layout)
     tensors = check_weights(model)
-    shards = output_shards(tensors, layer_edits(plan, layout))
+    side_file = open_side_file(fitted, plan, layout)
+    shards = output_shards(tensors, layer_edits(plan, layout), side_file)
     with resumable(out, request=_request(model, plan)) as unfinished:
         _write_shards(model, shards, unfinished, on_progress)
         folder = unfinished.folder
@@ -67,7 +77,7 @@ def prune(model: Path, plan: PruningPlan, out: Path, *, on_progress: OnProgress 
             folder,
             kind="checkpoint",
             parameters={"plan": plan.model_dump(mode="json", exclude={"search"})},
-            inputs={"model": folder_digest(model)},
+            inputs={"model": folder_digest(model)} | ({"fitted": plan.fitted.sha256} if plan.fitted else {}),
             facts={"parameters": count_parameters(layout, plan).as_facts()},
             known=unfinished.files,
         )

@@ -140,8 +140,9 @@ def latency_rows(timed: BenchReport) -> tuple[Latency, ...]:
 
 
 def layer_rows(layout: ModelLayout, plan: PruningPlan | None) -> tuple[LayerRow, ...]:
-    """One row per layer of a checkpoint, dense or pruned; the plan, where known, tells the alphas."""
+    """One row per layer of a checkpoint, dense or pruned; the plan, where known, tells alphas and refitted MLPs."""
     alphas = plan.alphas if plan else {}
+    refitted = {index for index, mlp in plan.mlp.items() if mlp.kind == "refit"} if plan else set[int]()
     return tuple(
         LayerRow(
             layer=layer.index,
@@ -149,7 +150,11 @@ def layer_rows(layout: ModelLayout, plan: PruningPlan | None) -> tuple[LayerRow,
             num_heads=layer.num_heads,
             num_kv_heads=layer.num_kv_heads,
             alpha=alphas.get(layer.index, 0.0 if layer.kind == "skip" else None),
-            is_pruned=layer.kind != "full" or layer.num_heads < layout.num_heads,
+            is_pruned=layer.kind != "full"
+            or layer.num_heads < layout.num_heads
+            or not layer.has_mlp
+            or layer.index in refitted,
+            mlp="refit" if layer.index in refitted else "keep" if layer.has_mlp else "skip",
         )
         for layer in layout.layers
     )
