@@ -2,7 +2,7 @@
 
 from hlap_export.export.export import DATA_FILE, MODEL_FILE, export
 from hlap_export.export.flavours import FLAVOURS
-from hlap_export.export.io_contract import IOContract, TensorSpec, io_contract, kv_bytes_per_token
+from hlap_export.export.io_contract import IOContract, TensorSpec, in_place_contract, io_contract, kv_bytes_per_token
 
 __all__ = [
     "DATA_FILE",
@@ -11,6 +11,7 @@ __all__ = [
     "IOContract",
     "TensorSpec",
     "export",
+    "in_place_contract",
     "io_contract",
     "kv_bytes_per_token",
 ]

@@ -134,6 +134,7 @@ def _traced(checkpoint: Path, layout: ModelLayout, contract: IOContract, dtype: 
 
 def _facts(model: ir.Model, layout: ModelLayout, precision: Precision, num_parameters: int) -> dict[str, Any]:
     from hlap_export.export.structure import op_counts
+    from hlap_export.passes.attention_operator import FORMS
     from hlap_export.passes.quantise_weights import quantisation
 
     return {
@@ -145,6 +146,7 @@ def _facts(model: ir.Model, layout: ModelLayout, precision: Precision, num_param
         ),
         "kv_bytes_per_token": kv_bytes_per_token(layout, BYTES_PER_ELEMENT[precision.activations]),
         **({"quantisation": quantisation(model)} if precision.weight_bits else {}),
+        **({"attention": json.loads(model.metadata_props[FORMS])} if FORMS in model.metadata_props else {}),
     }
 
 

@@ -44,9 +44,16 @@ def _ort(layout: ModelLayout, precision: Precision) -> tuple[ir.passes.PassBase,
     return ort(layout.max_positions, quantise=QuantiseWeights(linear, embedding))
 
 
+def _trt(layout: ModelLayout, _: Precision) -> tuple[ir.passes.PassBase, ...]:
+    from hlap_export.passes import trt
+
+    return trt(layout.max_positions)
+
+
 FLAVOURS: Mapping[str, Flavour] = {
     "portable": Flavour(passes=_portable, dtypes=tuple(BYTES_PER_ELEMENT)),
     "ort": Flavour(passes=_ort, dtypes=DTYPES),
+    "trt": Flavour(passes=_trt, dtypes=tuple(BYTES_PER_ELEMENT)),
 }
 
 

@@ -8,6 +8,7 @@ from hlap_export.checkpoint import ModelLayout
 
 BATCH, SEQUENCE, PAST = "batch", "sequence", "past_sequence"
 TOTAL = f"{PAST} + {SEQUENCE}"
+CAPACITY, NUM_LOGITS = "capacity", "num_logits"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +25,7 @@ class IOContract:
     """What goes in and what comes out, in order.
 
     Attributes:
-        inputs: input_ids, attention_mask, position_ids, then past key and value of each cached layer.
+        inputs: what is said of the new tokens, then past key and value of each cached layer.
         outputs: logits, then present key and value of each cached layer.
     """
 
@@ -48,6 +49,28 @@ def io_contract(layout: ModelLayout, dtype: str) -> IOContract:
         outputs=(
             TensorSpec(name="logits", dtype="float32", shape=(BATCH, SEQUENCE, layout.vocab_size)),
             *_cache(layout, "present", dtype, TOTAL),
+        ),
+    )
+
+
+def in_place_contract(layout: ModelLayout, dtype: str) -> IOContract:
+    """The contract of flavour `trt`, whose caches have a fixed capacity and are written in place.
+
+    A row's tokens are the first ones of its cache, so that it needs neither mask nor positions: `write_indices` says
+    how many there are. A row with fewer new tokens than others is padded on the right. `logits_indices` says which of a
+    row's new tokens have logits. `present.{i}` is `past_key_values.{i}` with the new tokens; both may be one buffer,
+    and in TensorRT they are. `capacity` is one number for all of them, at most the model's positions.
+    """
+    return IOContract(
+        inputs=(
+            TensorSpec(name="input_ids", dtype="int64", shape=(BATCH, SEQUENCE)),
+            TensorSpec(name="write_indices", dtype="int64", shape=(BATCH,)),
+            TensorSpec(name="logits_indices", dtype="int64", shape=(BATCH, NUM_LOGITS)),
+            *_cache(layout, "past_key_values", dtype, CAPACITY),
+        ),
+        outputs=(
+            TensorSpec(name="logits", dtype="float32", shape=(BATCH, NUM_LOGITS, layout.vocab_size)),
+            *_cache(layout, "present", dtype, CAPACITY),
         ),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +20,8 @@ NUMPY_DTYPES = {
 
 class LowerAttention(ir.passes.InPlacePass):
     """`hlap::Attention(q, k, v, mask)` becomes `softmax(cap(scale * q k^T) + mask) v` in plain operators.
+
+    A boolean mask, true where a key is seen, puts a very low score elsewhere.
 
     Grouped-query attention never repeats K or V: the G = H / K query heads of a group are rows of one matrix,
     [B, H, T, E] read as [B, K, G * T, E], which is a reshape without a copy. The softmax runs in float32, as in
@@ -45,7 +49,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
         scores = node_before(node, "Mul", [node_before(node, "Tanh", [node_before(node, "Div", [scores, cap])]), cap])
     if num_heads != num_kv_heads:
         scores = node_before(node, "Reshape", [scores, constant(graph, [0, num_heads, -1, 0])])
-    weights = _softmax(node, node_before(node, "Add", [scores, mask]), context.dtype)
+    weights = _softmax(node, _masked(graph, node, scores, mask), context.dtype)
     if num_heads != num_kv_heads:
         weights = node_before(node, "Reshape", [weights, constant(graph, [0, num_kv_heads, -1, 0])])
     result = node_before(node, "MatMul", [weights, value])
@@ -55,6 +59,14 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     ir.convenience.replace_all_uses_with(context, result, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     result.name = context.name
+
+
+def _masked(graph: ir.Graph, node: ir.Node, scores: ir.Value, mask: ir.Value) -> ir.Value:
+    if mask.dtype != ir.DataType.BOOL:
+        return node_before(node, "Add", [scores, mask])
+    dtype = node.outputs[0].dtype or ir.DataType.FLOAT
+    low = np.array(cast(Any, ml_dtypes).finfo(NUMPY_DTYPES[dtype]).min, dtype=NUMPY_DTYPES[dtype])
+    return node_before(node, "Where", [mask, scores, initializer(graph, "attention.hidden", low, dtype)])
 
 
 def _softmax(node: ir.Node, scores: ir.Value, dtype: ir.DataType | None) -> ir.Value:

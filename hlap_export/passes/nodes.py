@@ -40,6 +40,20 @@ def required(node: ir.Node, index: int) -> ir.Value:
     return value
 
 
+def only_reader(node: ir.Node, op_type: str) -> ir.Node:
+    """The one node that reads the first output of `node`."""
+    (use,) = node.outputs[0].uses()
+    assert use.node.op_type == op_type, f"{node.name} is read by {use.node.op_type}, not by {op_type}"
+    return use.node
+
+
+def static_dim(value: ir.Value, axis: int) -> int:
+    """A dimension that the tracer knows as a number, such as a count of heads or their size."""
+    dim = value.shape[axis] if value.shape is not None else None
+    assert isinstance(dim, int), f"dimension {axis} of {value.name} is {dim}"
+    return dim
+
+
 def constant(graph: ir.Graph, values: Sequence[int]) -> ir.Value:
     """The int64 vector `values` as an initializer, one per distinct vector."""
     name = "ints." + ("_".join(str(value).replace("-", "m") for value in values) or "empty")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from hlap_export.passes.attention_operator import AttentionOperator
 from hlap_export.passes.constant_reshapes import ConstantReshapes
 from hlap_export.passes.drop_unread_inputs import DropUnreadInputs
 from hlap_export.passes.group_query_attention import GroupQueryAttention
@@ -16,8 +17,13 @@ from hlap_export.passes.merge_value_projections import MergeValueProjections
 from hlap_export.passes.name_constants import NameConstants
 from hlap_export.passes.name_dims import NameDims
 from hlap_export.passes.name_nodes import NameNodes
+from hlap_export.passes.norm_operator import NormOperator
 from hlap_export.passes.pack_projections import PackProjections
 from hlap_export.passes.quantise_weights import QuantiseWeights
+from hlap_export.passes.raise_opset import RaiseOpset
+from hlap_export.passes.rotary_operator import RotaryOperator
+from hlap_export.passes.scatter_cache import ScatterCache
+from hlap_export.passes.select_tokens import SelectTokens
 from hlap_export.passes.simplify import Simplify
 from hlap_export.passes.skip_norms import SkipNorms
 from hlap_export.passes.strip_provenance import StripProvenance
@@ -28,6 +34,8 @@ from hlap_export.passes.transpose_linear_weights import TransposeLinearWeights
 
 DIMS = {"batch": ("input_ids", 0), "sequence": ("input_ids", 1), "past_sequence": ("past_key_values.0.key", 2)}
 """Where each dynamic dimension of the contract is found: layer 0 always attends."""
+
+IN_PLACE_DIMS = {"batch": ("input_ids", 0), "sequence": ("input_ids", 1), "capacity": ("past_key_values.0.key", 2)}
 
 PORTABLE: tuple[ir.passes.PassBase, ...] = (
     TransposeLinearWeights(),  # before folding, which would do it by copying
@@ -75,6 +83,38 @@ def ort(num_positions: int, quantise: QuantiseWeights | None = None) -> tuple[ir
         NameNodes(wrapper="model"),
         NameConstants(),
         NameDims(DIMS),
+        StripProvenance(),
+        common.ShapeInferencePass(),
+        common.CheckerPass(full_check=False),
+    )
+
+
+def trt(num_positions: int) -> tuple[ir.passes.PassBase, ...]:
+    """The passes of flavour `trt`: ONNX's newest operators, one cache buffer of fixed capacity, nothing left implicit.
+
+    Args:
+        num_positions: the most tokens of a sequence, for which rotary angles are tabulated.
+    """
+    return (
+        TransposeLinearWeights(),
+        TiedHeadAsGemm(),
+        Simplify(),
+        ConstantReshapes(),
+        MergeValueProjections(),
+        TabulateRotary(num_positions),
+        RotaryOperator(),
+        SelectTokens(),  # while attention is one node
+        ScatterCache(),
+        AttentionOperator(),
+        LowerAttention(),  # of the layers that have no fused kernel
+        NormOperator(),
+        common.RemoveUnusedNodesPass(),  # masks, angles and concatenated caches: nothing reads them any more
+        DropUnreadInputs(),
+        common.RemoveUnusedOpsetsPass(),
+        RaiseOpset(24, ir_version=12, new=("Attention", "RMSNormalization", "RotaryEmbedding", "TensorScatter")),
+        NameNodes(wrapper="model"),
+        NameConstants(),
+        NameDims(IN_PLACE_DIMS),
         StripProvenance(),
         common.ShapeInferencePass(),
         common.CheckerPass(full_check=False),
