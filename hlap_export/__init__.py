@@ -2,7 +2,7 @@
 
 Each verb of the command line is one function here:
 
-    from hlap_export import plan, prune, export, build, verify, bench, generate, bundle, run, inspect, doctor
+    from hlap_export import plan, prune, export, lint, build, verify, bench, generate, bundle, run, inspect, doctor
 
 The functions are imported when they are first used: `import hlap_export` itself loads no framework.
 """
@@ -22,12 +22,26 @@ if TYPE_CHECKING:
     from hlap_export.export import export as export
     from hlap_export.generate import generate as generate
     from hlap_export.inspection import inspect as inspect
+    from hlap_export.lint import lint as lint
     from hlap_export.pipeline import run as run
     from hlap_export.plan import plan as plan
     from hlap_export.prune import prune as prune
     from hlap_export.verify import verify as verify
 
-__all__ = ["bench", "build", "bundle", "doctor", "export", "generate", "inspect", "plan", "prune", "run", "verify"]
+__all__ = [
+    "bench",
+    "build",
+    "bundle",
+    "doctor",
+    "export",
+    "generate",
+    "inspect",
+    "lint",
+    "plan",
+    "prune",
+    "run",
+    "verify",
+]
 __version__ = "0.1.0"
 
 
@@ -56,6 +70,7 @@ class _PublicApi(ModuleType):
     export = _Verb("hlap_export.export", "export")
     generate = _Verb("hlap_export.generate", "generate")
     inspect = _Verb("hlap_export.inspection", "inspect")
+    lint = _Verb("hlap_export.lint", "lint")
     plan = _Verb("hlap_export.plan", "plan")
     prune = _Verb("hlap_export.prune", "prune")
     run = _Verb("hlap_export.pipeline", "run")

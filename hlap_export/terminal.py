@@ -19,6 +19,8 @@ from hlap_export.budget import Budget, parse_size
 from hlap_export.doctor import Diagnosis
 from hlap_export.generate import Generation
 from hlap_export.inspection import Inspection
+from hlap_export.lint.report import LintReport
+from hlap_export.lint.screen import render_lint
 from hlap_export.progress import Progress
 from hlap_export.report import wording
 from hlap_export.report.compose import check_rows, held_out_perplexity, latency_rows, size_rows
@@ -123,6 +125,11 @@ def _(result: VerifyReport) -> RenderableType:
 @render.register
 def _(result: BenchReport) -> RenderableType:
     return render_latency(latency_rows(result), size_rows(result))
+
+
+@render.register
+def _(result: LintReport) -> RenderableType:
+    return render_lint(result)
 
 
 @render.register

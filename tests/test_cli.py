@@ -21,7 +21,20 @@ from tests.report.sample import sample_summary
 from tests.tiny import save_tiny
 from tests.tiny_run import FinishedRun
 
-VERBS = ("run", "plan", "prune", "export", "build", "verify", "bench", "generate", "bundle", "inspect", "doctor")
+VERBS = (
+    "run",
+    "plan",
+    "prune",
+    "export",
+    "lint",
+    "build",
+    "verify",
+    "bench",
+    "generate",
+    "bundle",
+    "inspect",
+    "doctor",
+)
 
 
 def exit_code(*arguments: str | Path) -> Any:

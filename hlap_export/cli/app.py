@@ -8,13 +8,27 @@ from typing import Annotated, Any
 import typer
 
 import hlap_export
-from hlap_export.cli.verbs import bench, build, bundle, doctor, export, generate, inspect, plan, prune, run, verify
+from hlap_export.cli.verbs import (
+    bench,
+    build,
+    bundle,
+    doctor,
+    export,
+    generate,
+    inspect,
+    lint,
+    plan,
+    prune,
+    run,
+    verify,
+)
 
 VERBS: dict[str, Callable[..., Any]] = {
     "run": run.run,
     "plan": plan.plan,
     "prune": prune.prune,
     "export": export.export,
+    "lint": lint.lint,
     "build": build.build,
     "verify": verify.verify,
     "bench": bench.bench,
