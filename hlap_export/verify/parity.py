@@ -1,4 +1,4 @@
-"""Does the engine compute the reference's logits: at prefill, through the cache, and in a padded batch?
+"""Does the engine compute the reference's logits: at prefill, through the cache, in a padded batch, in a long context?
 
 The reference sees each row whole, alone and without a cache, so that a mistake in the engine's cache, positions or
 padding can't be mirrored by the same mistake in the reference.
@@ -8,40 +8,54 @@ Shapes: B batch, T new tokens, P past tokens, V vocabulary.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlap_export.engines import KVCache, Session
-from hlap_export.verify.perplexity import token_losses
-from hlap_export.verify.report import Check, Divergence, Greedy, Location
+from hlap_export.verify.report import Agreement, Check, Greedy, Location
+from hlap_export.verify.tokens import (
+    TokenComparison,
+    agreement_of,
+    compare_token,
+    divergence_at,
+    finite,
+    mean_kl_nats,
+)
 from hlap_export.verify.tolerances import Tolerance
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
-# In place of a NaN or infinite error: larger than any bound, and a number that JSON can hold.
-NON_FINITE = float(np.finfo(np.float32).max)
+
+PREFILL, DECODE, CHUNKED = "prefill logits", "cached decode logits", "chunked prefill logits"
+PADDED_PREFILL, PADDED_DECODE = "padded prefill logits", "padded decode logits"
+LONG_CONTEXT = "long context logits"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One sequence: its tokens, how many of them are the prompt, and the reference's logits [T, V] for all."""
+    """One sequence, and what the reference makes of it.
+
+    Attributes:
+        ids: its tokens [T].
+        prompt_length: how many of them are the prompt.
+        expected: the reference's logits [T - first, V], from token `first` on.
+        first: how many tokens at the front have none.
+    """
 
     ids: Ids
     prompt_length: int
     expected: Logits
+    first: int = 0
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Observed:
-    """The engine's logits [V] for token `position` of row `row`."""
-
-    row: int
-    position: int
-    logits: Logits
+    def compare(self, logits_V: Logits, *, row: int, position: int) -> TokenComparison:
+        """The engine's logits [V] for the token at `position` beside the reference's."""
+        following = int(self.ids[position + 1]) if position + 1 < self.ids.size else None
+        return compare_token(
+            logits_V, self.expected[position - self.first], row=row, position=position, following=following
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +63,7 @@ class Parity:
     """The outcome of all checks."""
 
     checks: tuple[Check, ...]
+    agreement: tuple[Agreement, ...]
     greedy: Greedy
 
 
@@ -58,110 +73,132 @@ def cut_rows(ids: Ids, prompt_lengths: Sequence[int], num_steps: int) -> tuple[I
     return tuple(np.split(ids[: ends[-1]], ends[:-1]))
 
 
-def check_parity(session: Session, rows: Sequence[Row], tolerance: Tolerance) -> Parity:
-    """Run every check; `rows` are of different prompt lengths and have equally many tokens after the prompt."""
-    prefill, decode = _single(session, rows[0], chunks=1)
-    chunked, _ = _single(session, rows[0], chunks=2)
-    padded_prefill, padded_decode = _padded(session, rows)
-    observed = {
-        "prefill logits": prefill,
-        "cached decode logits": decode,
-        "chunked prefill logits": chunked,
-        "padded prefill logits": padded_prefill,
-        "padded decode logits": padded_decode,
-    }
-    greedy = _greedy(observed, rows)
-    checks = [_logit_check(name, seen, rows, tolerance.logit_error_ratio) for name, seen in observed.items()]
-    loss_difference = _loss_difference([*prefill, *decode], rows[0])
+def check_parity(session: Session, rows: Sequence[Row], tolerance: Tolerance, *, context: Row | None = None) -> Parity:
+    """Run every check.
+
+    Args:
+        session: the engine.
+        rows: of different prompt lengths, with equally many tokens after the prompt.
+        tolerance: the bounds.
+        context: a row as long as the engine can hold, whose last tokens alone are compared; None to leave it out.
+    """
+    compared = _compared(session, rows, context)
+    greedy = _greedy(compared)
+    every = [token for tokens in compared.values() for token in tokens]
+    alone = [*compared[PREFILL], *compared[DECODE]]
+    loss_difference = abs(sum(token.loss_increase_nats for token in alone)) / (len(alone) - 1)
     return Parity(
         checks=(
-            *checks,
-            _check("mean loss difference", loss_difference, tolerance.loss_difference_nats, "at most"),
+            *(_logit_check(name, tokens, tolerance.logit_error_ratio) for name, tokens in compared.items()),
+            _check("mean KL divergence", mean_kl_nats(every), tolerance.kl_nats, "at most"),
+            _check("mean loss difference", finite(loss_difference), tolerance.loss_difference_nats, "at most"),
             _check("greedy agreement", greedy.agreement, tolerance.greedy_agreement, "at least"),
         ),
+        agreement=tuple(agreement_of(name, tokens) for name, tokens in compared.items()),
         greedy=greedy,
     )
 
 
-def _single(session: Session, row: Row, *, chunks: int) -> tuple[list[Observed], list[Observed]]:
-    """One row alone: its prompt in `chunks` parts, then token by token, fed the row's own tokens."""
-    cache = session.empty_cache(1, capacity=row.ids.size)
-    parts = [
-        *np.array_split(np.arange(row.prompt_length), chunks),
-        *np.arange(row.prompt_length, row.ids.size)[:, None],
-    ]
-    observed: list[Observed] = []
-    for positions in parts:
-        mask = np.ones((1, positions[-1] + 1), dtype=np.int64)
-        logits, cache = session.run(row.ids[None, positions], mask, positions[None].astype(np.int64), cache)
-        observed += [Observed(row=0, position=int(at), logits=logits[0, i]) for i, at in enumerate(positions)]
-    return observed[: row.prompt_length], observed[row.prompt_length :]
+def _compared(session: Session, rows: Sequence[Row], context: Row | None) -> dict[str, list[TokenComparison]]:
+    """Every token that the checks look at, check by check."""
+    alone, size = rows[0], rows[0].prompt_length
+    whole = list(_alone(session, alone, [size], alone.ids.size - size))
+    halves = [len(part) for part in np.array_split(np.arange(size), 2)]
+    chunked = list(_alone(session, alone, halves, 0))
+    padded = list(_padded(session, rows))
+    return {
+        PREFILL: whole[:size],
+        DECODE: whole[size:],
+        CHUNKED: chunked,
+        PADDED_PREFILL: [token for token in padded if token.position < rows[token.row].prompt_length],
+        PADDED_DECODE: [token for token in padded if token.position >= rows[token.row].prompt_length],
+        **({LONG_CONTEXT: list(_long_context(session, context))} if context else {}),
+    }
 
 
-def _padded(session: Session, rows: Sequence[Row]) -> tuple[list[Observed], list[Observed]]:
+def _alone(session: Session, row: Row, parts: Sequence[int], num_steps: int) -> Iterator[TokenComparison]:
+    """One row alone: its prompt in parts of so many tokens, then token by token, fed the row's own tokens."""
+    cache = session.empty_cache(1, capacity=sum(parts) + num_steps)
+    for count in [*parts, *[1] * num_steps]:
+        start, stop = cache.length, cache.length + count
+        mask = np.ones((1, stop), dtype=np.int64)
+        positions = np.arange(start, stop, dtype=np.int64)[None]
+        logits, cache = session.run(row.ids[None, start:stop], mask, positions, cache)
+        for position in range(start, stop):
+            yield row.compare(logits[0, position - start], row=0, position=position)
+
+
+def _padded(session: Session, rows: Sequence[Row]) -> Iterator[TokenComparison]:
     """All rows in one batch, shorter prompts padded on the left; then step by step together."""
+    batch = pad_left(rows)
+    width, total = max(row.prompt_length for row in rows), batch.ids.shape[1]
+    cache: KVCache = session.empty_cache(len(rows), capacity=total)
+    for start, stop in [(0, width), *((at, at + 1) for at in range(width, total))]:
+        new = (batch.ids[:, start:stop], batch.mask[:, :stop], batch.positions[:, start:stop])
+        logits, cache = session.run(*new, cache)
+        for index, row in enumerate(rows):
+            padding = width - row.prompt_length
+            for column in range(max(start, padding), stop):
+                yield row.compare(logits[index, column - start], row=index, position=column - padding)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PaddedBatch:
+    """Rows [B, S] whose prompts end at the same column."""
+
+    ids: Ids
+    mask: Ids
+    positions: Ids
+
+
+def pad_left(rows: Sequence[Row]) -> PaddedBatch:
+    """Put padding before the shorter prompts."""
     width = max(row.prompt_length for row in rows)
     padding = np.array([width - row.prompt_length for row in rows])
-    num_steps = rows[0].ids.size - rows[0].prompt_length
     # Padding ids are real tokens: if one leaks through the mask, the logits show it.
-    ids = np.stack([np.concatenate([row.ids[:pad][::-1], row.ids]) for row, pad in zip(rows, padding, strict=True)])
-    columns = np.arange(width + num_steps)
-    mask = (columns[None] >= padding[:, None]).astype(np.int64)
-    positions = np.maximum(columns[None] - padding[:, None], 0).astype(np.int64)
-    prefill: list[Observed] = []
-    decode: list[Observed] = []
-    cache: KVCache = session.empty_cache(len(rows), capacity=width + num_steps)
-    for start, end in [(0, width), *((at, at + 1) for at in range(width, width + num_steps))]:
-        logits, cache = session.run(ids[:, start:end], mask[:, :end], positions[:, start:end], cache)
-        for index, pad in enumerate(padding):
-            for column in range(max(start, int(pad)), end):
-                seen = Observed(row=index, position=column - int(pad), logits=logits[index, column - start])
-                (prefill if start == 0 else decode).append(seen)
-    return prefill, decode
+    ids = np.stack(
+        [np.concatenate([np.resize(row.ids, pad)[::-1], row.ids]) for row, pad in zip(rows, padding, strict=True)]
+    )
+    columns = np.arange(ids.shape[1])
+    return PaddedBatch(
+        ids=ids,
+        mask=(columns[None] >= padding[:, None]).astype(np.int64),
+        positions=np.maximum(columns[None] - padding[:, None], 0).astype(np.int64),
+    )
 
 
-def _logit_check(name: str, observed: Sequence[Observed], rows: Sequence[Row], bound: float) -> Check:
+def _long_context(session: Session, row: Row) -> Iterator[TokenComparison]:
+    """The prompt's last logits alone, as in generation, and the steps to the end of the row."""
+    cache = session.empty_cache(1, capacity=row.ids.size)
+    for start, stop in [(0, row.prompt_length), *((at, at + 1) for at in range(row.prompt_length, row.ids.size))]:
+        mask, positions = np.ones((1, stop), dtype=np.int64), np.arange(start, stop, dtype=np.int64)[None]
+        logits, cache = session.run(row.ids[None, start:stop], mask, positions, cache, last_only=True)
+        yield row.compare(logits[0, -1], row=0, position=stop - 1)
+
+
+def _logit_check(name: str, tokens: Sequence[TokenComparison], bound: float) -> Check:
     """max|Δlogit| / max|logit| over the check's tokens, and where it is reached."""
-    errors = np.stack([np.abs(seen.logits - rows[seen.row].expected[seen.position]) for seen in observed])
-    errors[np.isnan(errors)] = np.inf
-    scale = max(float(np.abs(rows[seen.row].expected[seen.position]).max()) for seen in observed)
-    index, token = (int(i) for i in np.unravel_index(int(errors.argmax()), errors.shape))
-    location = Location(batch_row=observed[index].row, position=observed[index].position, token=token)
-    return _check(name, _finite(float(errors.max()) / scale), bound, "at most", location)
+    worst = max(tokens, key=lambda token: token.max_error)
+    location = Location(batch_row=worst.row, position=worst.position, token=worst.worst_token)
+    scale = max(token.scale for token in tokens)
+    return _check(name, finite(worst.max_error / scale), bound, "at most", location)
 
 
-def _loss_difference(observed: Sequence[Observed], row: Row) -> float:
-    """|Δ mean loss| in nats per token over the row."""
-    logits = np.stack([seen.logits for seen in observed])
-    return _finite(abs(float(token_losses(logits, row.ids).mean() - token_losses(row.expected, row.ids).mean())))
-
-
-def _finite(value: float) -> float:
-    return value if math.isfinite(value) else NON_FINITE
-
-
-def _greedy(observed: dict[str, list[Observed]], rows: Sequence[Row]) -> Greedy:
+def _greedy(compared: dict[str, list[TokenComparison]]) -> Greedy:
     """Compare the most likely tokens of every check, in the order in which they were run."""
-    divergences: list[Divergence] = []
-    for name, tokens in observed.items():
-        for seen in tokens:
-            expected = rows[seen.row].expected[seen.position]
-            ours, theirs = int(seen.logits.argmax()), int(expected.argmax())
-            if ours != theirs:
-                divergence = Divergence(
-                    check=name,
-                    batch_row=seen.row,
-                    position=seen.position,
-                    engine_token=ours,
-                    reference_token=theirs,
-                    reference_margin_logits=float(expected[theirs] - expected[ours]),
-                )
-                divergences.append(divergence)
-    total = sum(len(tokens) for tokens in observed.values())
+    differing = [
+        divergence_at(name, token)
+        for name, tokens in compared.items()
+        for token in tokens
+        if token.engine_token != token.reference_token
+    ]
+    total = sum(len(tokens) for tokens in compared.values())
+    agreed = [token.engine_token == token.reference_token for token in compared[DECODE]]
     return Greedy(
-        agreement=1 - len(divergences) / total,
+        agreement=1 - len(differing) / total,
         num_tokens=total,
-        first_divergence=divergences[0] if divergences else None,
+        first_divergence=differing[0] if differing else None,
+        steps_agreed=agreed.index(False) if False in agreed else len(agreed),
     )
 
 

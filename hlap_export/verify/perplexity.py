@@ -1,4 +1,4 @@
-"""Perplexity of an engine: the mean loss over windows of text, with its standard error."""
+"""Perplexity of an engine: the mean loss over windows of text, its standard error and its interval."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from hlap_export.verify.report import EnginePerplexity, Perplexity
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+NUM_RESAMPLES = 10_000
+SEED = 0
+CONFIDENCE = 0.95
+LARGEST_LOSS_NATS = 500.0
+"""In place of a loss that is no number, or larger: its perplexity still is one."""
 
 
 def token_losses(logits_TV: NDArray[np.float32], ids_T: Ids) -> Floats:
@@ -31,23 +37,42 @@ def window_losses(session: Session, windows: Ids, *, on_window: Callable[[], Non
     for ids in windows:
         # One window at a time: the logits of a large vocabulary are the largest thing in memory.
         logits, _ = session.run(ids[None], ones, positions, session.empty_cache(1, capacity=ids.size))
-        losses.append(float(token_losses(logits[0], ids).mean()))
+        loss_nats = float(token_losses(logits[0], ids).mean())
+        losses.append(loss_nats if loss_nats < LARGEST_LOSS_NATS else LARGEST_LOSS_NATS)
         on_window()
     return np.array(losses)
 
 
 def compare_losses(candidate: Floats, baseline: Floats | None, *, window_length: int) -> Perplexity:
     """Summarise window losses [N]; the difference is taken window by window."""
-    increase = None if baseline is None else candidate - baseline
-    return Perplexity(
-        num_windows=candidate.size,
-        window_length=window_length,
-        num_scored_tokens=candidate.size * (window_length - 1),
-        candidate=_summary(candidate),
-        baseline=None if baseline is None else _summary(baseline),
-        loss_increase_nats_per_token=None if increase is None else float(increase.mean()),
-        loss_increase_standard_error_nats_per_token=None if increase is None else standard_error(increase),
+    common = {
+        "num_windows": candidate.size,
+        "window_length": window_length,
+        "num_scored_tokens": candidate.size * (window_length - 1),
+        "candidate": _summary(candidate),
+    }
+    if baseline is None:
+        return Perplexity.model_validate(common | dict.fromkeys(set(Perplexity.model_fields) - set(common)))
+    increase = candidate - baseline
+    low, high = mean_interval(increase)
+    return Perplexity.model_validate(
+        common
+        | {
+            "baseline": _summary(baseline),
+            "loss_increase_nats_per_token": float(increase.mean()),
+            "loss_increase_standard_error_nats_per_token": standard_error(increase),
+            "increase_ratio": math.expm1(increase.mean()),
+            "increase_ratio_low": math.expm1(low),
+            "increase_ratio_high": math.expm1(high),
+        }
     )
+
+
+def mean_interval(values: Floats) -> tuple[float, float]:
+    """95% bootstrap interval of the mean of window losses [N], or of their differences; windows are resampled."""
+    picks = np.random.default_rng(SEED).integers(0, values.size, (NUM_RESAMPLES, values.size))
+    low, high = np.quantile(values[picks].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 def standard_error(values: Floats) -> float:
@@ -56,9 +81,11 @@ def standard_error(values: Floats) -> float:
 
 
 def _summary(losses: Floats) -> EnginePerplexity:
-    mean = float(losses.mean())
+    mean, (low, high) = float(losses.mean()), mean_interval(losses)
     return EnginePerplexity(
         loss_nats_per_token=mean,
         standard_error_nats_per_token=standard_error(losses),
         perplexity=math.exp(mean),
+        perplexity_low=math.exp(low),
+        perplexity_high=math.exp(high),
     )

@@ -20,9 +20,10 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """The reference's logits [T, V] for each row.
+    """What the reference computes.
 
     Attributes:
+        logits: of each row [T, V], or of its last tokens alone.
         num_streamed_layers: layers that were loaded one at a time.
     """
 
@@ -30,8 +31,16 @@ class Reference:
     num_streamed_layers: int
 
 
-def reference_of(checkpoint: Path, rows: Sequence[Ids], *, max_memory: int | None = None) -> Reference:
+def reference_of(
+    checkpoint: Path, rows: Sequence[Ids], *, firsts: Sequence[int] | None = None, max_memory: int | None = None
+) -> Reference:
     """Run each row [T] alone, without a cache; everything that was loaded for it is freed at the end.
+
+    Args:
+        checkpoint: dense or pruned.
+        rows: token ids.
+        firsts: for each row, the first token whose logits are wanted; None for those of all tokens.
+        max_memory: most bytes of RAM for the whole process; None for what the machine has free.
 
     Raises:
         CheckpointError: the checkpoint can't be read.
@@ -48,5 +57,6 @@ def reference_of(checkpoint: Path, rows: Sequence[Ids], *, max_memory: int | Non
         for index in range(decoder.num_layers):
             with decoder.layer(index) as layer:
                 states = [decoder.at_rest(layer(h_NTD)) for h_NTD in states]
-        logits = tuple(decoder.head.logits(h_NTD)[0].numpy() for h_NTD in states)
+        wanted = [h_NTD[:, first:] for h_NTD, first in zip(states, firsts or [0] * len(rows), strict=True)]
+        logits = tuple(decoder.head.logits(h_NTD)[0].numpy() for h_NTD in wanted)
     return Reference(logits=logits, num_streamed_layers=decoder.placement.num_streamed_layers)

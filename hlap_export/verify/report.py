@@ -45,12 +45,31 @@ class Divergence(_Record):
     """How much higher the reference has its own choice than the engine's: near 0 for a tie."""
 
 
+class Agreement(_Record):
+    """How closely engine and reference agree on the tokens of one check; KL is of the engine from the reference."""
+
+    check: str
+    num_tokens: int
+    max_error_ratio: float
+    """max|Δlogit| / max|logit|."""
+    mean_error_ratio: float
+    """mean|Δlogit| / max|logit|."""
+    mean_kl_nats: float
+    max_kl_nats: float
+    top1_agreement: float
+    """Fraction of tokens for which both have the same most likely next token."""
+    top5_agreement: float
+    """Fraction of the reference's five most likely next tokens that are among the engine's five."""
+
+
 class Greedy(_Record):
     """Most likely next token, engine against reference, over every position of every parity check."""
 
     agreement: float
     num_tokens: int
     first_divergence: Divergence | None
+    steps_agreed: int
+    """Decode steps of the first row until both choose differently for the first time, or all of them."""
 
 
 class TokenSource(_Record):
@@ -65,11 +84,13 @@ class TokenSource(_Record):
 
 
 class EnginePerplexity(_Record):
-    """One engine on the evaluation windows; the standard error is that of the mean over windows."""
+    """One engine on the evaluation windows; standard error and 95% bootstrap interval are over windows."""
 
     loss_nats_per_token: float
     standard_error_nats_per_token: float
     perplexity: float
+    perplexity_low: float
+    perplexity_high: float
 
 
 class Perplexity(_Record):
@@ -84,6 +105,11 @@ class Perplexity(_Record):
     """Candidate minus baseline, mean over windows."""
     loss_increase_standard_error_nats_per_token: float | None
     """Of the difference window by window: much smaller than either engine's own, for the windows are the same."""
+    increase_ratio: float | None
+    """Candidate's perplexity / baseline's - 1."""
+    increase_ratio_low: float | None
+    """Lower end of its 95% interval: windows are resampled, each with both engines' losses."""
+    increase_ratio_high: float | None
 
 
 class VerifyReport(_Record):
@@ -107,7 +133,12 @@ class VerifyReport(_Record):
     prompt_lengths: tuple[int, ...]
     """Real tokens in each row of the padded batch; the first is also the prompt of the single-row checks."""
     num_decode_steps: int
+    context_length: int
+    """Tokens of the longest sequence that was checked; 0 where none was longer than the others."""
+    context_limit: int
+    """Tokens that the model has positions for and the engine has room for."""
     checks: tuple[Check, ...]
+    agreement: tuple[Agreement, ...]
     greedy: Greedy
     perplexity: Perplexity | None
     passed: bool
@@ -153,4 +184,9 @@ def _advice(passed: set[str]) -> str:
         return "prefill is right, so the cache is at fault: export again, and report the model if it still fails"
     if "padded prefill logits" not in passed or "padded decode logits" not in passed:
         return "single rows are right, so padding is at fault: run it without padding, and report the model"
+    if "long context logits" not in passed:
+        return (
+            "short rows are right, so long contexts are at fault: don't run it on sequences that long, and report the "
+            "model"
+        )
     return "logits are within bounds, so the loss is biased or near-ties flip: export in a larger dtype"

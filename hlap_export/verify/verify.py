@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from hlap_export.engines import open_session, require_intact
 from hlap_export.errors import ArtefactError
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.texts import TokenText, has_tokenizer, read_tokens, require_window_length, spread_windows
+from hlap_export.verify.options import CONTEXT_STEPS, Lengths, VerifyOptions, fit_lengths
 from hlap_export.verify.parity import Parity, Row, check_parity, cut_rows
 from hlap_export.verify.perplexity import compare_losses, window_losses
 from hlap_export.verify.reference import reference_of
@@ -25,39 +25,6 @@ from hlap_export.verify.tolerances import tolerance_for
 
 Ids = NDArray[np.int64]
 Losses = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VerifyOptions:
-    """How much is checked.
-
-    Attributes:
-        windows: evaluation windows, spread evenly over the text.
-        window_length: tokens in each.
-        prompt_lengths: real tokens in each row of the left-padded batch; the first row is also run alone.
-        decode_steps: teacher-forced steps through the cache after the prompt.
-        threads: CPU threads of the engines; None takes every usable core.
-        seed: of the random ids, where there is no text or no tokenizer.
-        tokenizer: folder whose tokenizer reads the text; None takes the engine's own.
-        trust_remote_code: whether a tokenizer class that this folder brings along may be executed.
-        max_memory: most bytes of RAM for the whole process while the reference is computed; its layers that don't fit
-            are loaded one at a time. None for what the machine has free.
-    """
-
-    windows: int = 32
-    window_length: int = 256
-    prompt_lengths: tuple[int, int] = (48, 29)
-    decode_steps: int = 32
-    threads: int | None = None
-    seed: int = 0
-    tokenizer: Path | None = None
-    trust_remote_code: bool = False
-    max_memory: int | None = None
-
-    @property
-    def parity_tokens(self) -> int:
-        """Tokens that the parity rows take from the start of the text."""
-        return sum(self.prompt_lengths) + len(self.prompt_lengths) * self.decode_steps
 
 
 def verify(
@@ -94,9 +61,13 @@ def verify(
     vocab_size = _shared_vocabulary(manifest, reference)
     tokens = _read_text(candidate, text, vocab_size, options)
     windows = None if tokens is None else _windows(tokens, reference, options)
+    lengths = fit_lengths(options, read_layout(reference), manifest)
+    if tokens is not None:  # one "window" of all parity tokens: raises where the text is too short for them
+        spread_windows(tokens, windows=1, window_length=lengths.parity_tokens)
     steps = Steps(1 + (0 if windows is None else len(windows) * (2 if baseline else 1)), on_progress)
-    rows, num_streamed_layers = _rows(tokens, reference, vocab_size, options)
-    outcome = _run_engines(candidate, baseline, rows, windows, options, steps)
+    ids = _random_ids(vocab_size, lengths, options.seed) if tokens is None else tokens.ids
+    sequences, num_streamed_layers = _sequences(ids, reference, lengths, options)
+    outcome = _run_engines(candidate, baseline, sequences, windows, options, steps)
     return VerifyReport(
         candidate=str(candidate),
         candidate_digest=manifest.digest,
@@ -110,9 +81,12 @@ def verify(
         dtype=outcome.dtype,
         threads=outcome.threads,
         tokens=_token_source(text, tokens, options.seed),
-        prompt_lengths=options.prompt_lengths,
-        num_decode_steps=options.decode_steps,
+        prompt_lengths=lengths.prompt_lengths,
+        num_decode_steps=lengths.decode_steps,
+        context_length=lengths.context_length,
+        context_limit=lengths.limit,
         checks=outcome.parity.checks,
+        agreement=outcome.parity.agreement,
         greedy=outcome.parity.greedy,
         perplexity=outcome.perplexity,
         passed=all(check.passed for check in outcome.parity.checks),
@@ -139,22 +113,35 @@ def _shared_vocabulary(manifest: Manifest, reference: Path) -> int:
     return engines
 
 
-def _rows(
-    tokens: TokenText | None, reference: Path, vocab_size: int, options: VerifyOptions
-) -> tuple[tuple[Row, ...], int]:
-    """The parity rows with the reference's logits, and how many of its layers were loaded one at a time."""
-    ids = _random_ids(vocab_size, options) if tokens is None else tokens.ids
-    cut = cut_rows(ids, options.prompt_lengths, options.decode_steps)
-    expected = reference_of(reference, cut, max_memory=options.max_memory)
-    rows = tuple(
-        Row(ids=row, prompt_length=prompt_length, expected=logits)
-        for row, prompt_length, logits in zip(cut, options.prompt_lengths, expected.logits, strict=True)
-    )
-    return rows, expected.num_streamed_layers
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sequences:
+    """The parity rows, and the long one where there is one."""
+
+    rows: tuple[Row, ...]
+    context: Row | None
 
 
-def _random_ids(vocab_size: int, options: VerifyOptions) -> Ids:
-    return np.random.default_rng(options.seed).integers(0, vocab_size, options.parity_tokens, dtype=np.int64)
+def _sequences(ids: Ids, reference: Path, lengths: Lengths, options: VerifyOptions) -> tuple[_Sequences, int]:
+    """The rows with the reference's logits, and how many of its layers were loaded one at a time."""
+    cut = cut_rows(ids, lengths.prompt_lengths, lengths.decode_steps)
+    # A text that is too short for the long row is read again from its start.
+    long_ids = np.resize(np.roll(ids, -lengths.parity_tokens), lengths.context_length)
+    long_prompt = lengths.context_length - CONTEXT_STEPS
+    prompts, firsts = [*lengths.prompt_lengths], [0] * len(cut)
+    if lengths.context_length:
+        cut, prompts, firsts = (*cut, long_ids), [*prompts, long_prompt], [*firsts, long_prompt - 1]
+    expected = reference_of(reference, cut, firsts=firsts, max_memory=options.max_memory)
+    rows = [
+        Row(ids=row, prompt_length=prompt, expected=logits, first=first)
+        for row, prompt, logits, first in zip(cut, prompts, expected.logits, firsts, strict=True)
+    ]
+    context = rows.pop() if lengths.context_length else None
+    return _Sequences(rows=tuple(rows), context=context), expected.num_streamed_layers
+
+
+def _random_ids(vocab_size: int, lengths: Lengths, seed: int) -> Ids:
+    count = lengths.parity_tokens + lengths.context_length
+    return np.random.default_rng(seed).integers(0, vocab_size, count, dtype=np.int64)
 
 
 def _windows(tokens: TokenText, reference: Path, options: VerifyOptions) -> Ids:
@@ -166,10 +153,7 @@ def _read_text(candidate: Path, text: Path | None, vocab_size: int, options: Ver
     folder = options.tokenizer or candidate
     if text is None or not has_tokenizer(folder):
         return None
-    tokens = read_tokens(folder, text, vocab_size=vocab_size, trust_remote_code=options.trust_remote_code)
-    # One "window" of all parity tokens: raises where the text is too short for them.
-    spread_windows(tokens, windows=1, window_length=options.parity_tokens)
-    return tokens
+    return read_tokens(folder, text, vocab_size=vocab_size, trust_remote_code=options.trust_remote_code)
 
 
 def _token_source(text: Path | None, tokens: TokenText | None, seed: int) -> TokenSource:
@@ -194,7 +178,7 @@ class _Outcome:
 def _run_engines(
     candidate: Path,
     baseline: Path | None,
-    rows: Sequence[Row],
+    sequences: _Sequences,
     windows: Ids | None,
     options: VerifyOptions,
     steps: Steps,
@@ -203,7 +187,7 @@ def _run_engines(
     dtype = read_manifest(candidate).parameters.get("dtype")
     with open_session(candidate, threads=options.threads) as session:
         provider, threads, dtype = session.provider, session.threads, str(dtype or session.dtype)
-        parity = check_parity(session, rows, tolerance_for(dtype))
+        parity = check_parity(session, sequences.rows, tolerance_for(dtype), context=sequences.context)
         steps.advance()
         losses = None if windows is None else window_losses(session, windows, on_window=steps.advance)
     perplexity = None

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hlap_export.verify.parity import NON_FINITE, Parity, Row, check_parity, cut_rows
+from hlap_export.verify.parity import Parity, Row, check_parity, cut_rows
+from hlap_export.verify.tokens import NON_FINITE, compare_token
 from hlap_export.verify.tolerances import TOLERANCES
 from tests.tiny_engines import FakeSession
 
@@ -20,6 +22,7 @@ CHECKS = (
     "chunked prefill logits",
     "padded prefill logits",
     "padded decode logits",
+    "mean KL divergence",
     "mean loss difference",
     "greedy agreement",
 )
@@ -51,6 +54,7 @@ def test_the_model_itself_passes_every_check() -> None:
     assert tuple(check.name for check in parity.checks) == CHECKS
     assert failed(parity) == set()
     assert parity.greedy.agreement == 1.0
+    assert parity.greedy.steps_agreed == STEPS
     # Alone 6 + 4 decoded and the prompt in two chunks; padded 6 + 4 and two rows decoded.
     assert parity.greedy.num_tokens == 6 + 4 + 6 + (6 + 4) + 2 * 4
 
@@ -66,7 +70,7 @@ def test_the_engine_runs_prefill_decode_chunks_and_a_padded_batch() -> None:
     check_parity(session, rows(), TOLERANCES["float32"])
     decode = [(1, 1, past) for past in range(6, 10)]
     padded = [(2, 6, 0), *((2, 1, past) for past in range(6, 10))]
-    assert session.seen == [(1, 6, 0), *decode, (1, 3, 0), (1, 3, 3), *decode, *padded]
+    assert session.seen == [(1, 6, 0), *decode, (1, 3, 0), (1, 3, 3), *padded]
 
 
 def test_an_error_just_above_the_bound_fails_and_just_below_passes() -> None:
@@ -90,10 +94,61 @@ def test_the_place_of_the_worst_logit_counts_real_tokens_only() -> None:
         return logits
 
     parity = parity_of(planted)
-    assert failed(parity) <= {"padded prefill logits", "greedy agreement"}
+    assert failed(parity) >= {"padded prefill logits", "mean KL divergence"}
+    assert failed(parity) <= {"padded prefill logits", "mean KL divergence", "greedy agreement"}
     location = parity.checks[3].location
     assert location is not None
     assert (location.batch_row, location.position, location.token) == (1, 3, 7)
+
+
+def test_agreement_is_counted_as_by_hand() -> None:
+    """Uniform logits against two tokens of probability a half: KL is log(V / 2), whatever the token."""
+    expected = np.full((3, VOCAB), -50.0, dtype=np.float32)
+    expected[:, :2] = 0.0
+    row = Row(ids=IDS[:3], prompt_length=2, expected=expected)
+    session = FakeSession(lambda ids, positions: np.zeros((*ids.shape, VOCAB)), vocab_size=VOCAB)
+    agreement = check_parity(session, [row], TOLERANCES["float32"]).agreement[0]
+    assert (agreement.check, agreement.num_tokens) == ("prefill logits", 2)
+    assert agreement.mean_kl_nats == pytest.approx(math.log(VOCAB / 2))
+    assert agreement.max_error_ratio == 1.0
+    assert agreement.mean_error_ratio == pytest.approx((VOCAB - 2) / VOCAB)
+    assert agreement.top1_agreement == 1.0  # of equal logits both take the first
+
+
+def test_the_five_best_tokens_are_compared_as_sets() -> None:
+    expected = np.arange(VOCAB, dtype=np.float32)
+    swapped = expected.copy()
+    swapped[[10, 9]] = swapped[[9, 10]]  # the best two change places: the set stays
+    swapped[[6, 0]] = swapped[[0, 6]]  # the fifth falls out
+    token = compare_token(swapped, expected, row=0, position=0, following=None)
+    assert (token.engine_token, token.reference_token, token.reference_margin) == (9, 10, 1.0)
+    assert token.shared_best == pytest.approx(4 / 5)
+
+
+def long_row(length: int = 30, first: int = 20) -> Row:
+    ids = IDS[:length]
+    return Row(ids=ids, prompt_length=first + 1, first=first, expected=model(ids, np.arange(length))[first:])
+
+
+def test_the_end_of_a_long_context_is_decoded_step_by_step() -> None:
+    session = FakeSession(model, vocab_size=VOCAB)
+    parity = check_parity(session, rows(), TOLERANCES["float32"], context=long_row())
+    assert session.seen[-10:] == [(1, 21, 0), *((1, 1, past) for past in range(21, 30))]
+    assert parity.agreement[-1].check == "long context logits"
+    assert parity.agreement[-1].num_tokens == 10
+    assert failed(parity) == set()
+
+
+def test_an_error_in_a_late_position_alone_fails_the_long_context() -> None:
+    def late(ids: Any, positions: Any) -> Any:
+        return model(ids, np.where(np.asarray(positions) > 25, 0, positions))
+
+    session = FakeSession(late, vocab_size=VOCAB)
+    parity = check_parity(session, rows(), TOLERANCES["float32"], context=long_row())
+    assert {check.name for check in parity.checks if not check.passed} >= {"long context logits"}
+    assert not [check for check in parity.checks[:5] if not check.passed]
+    location = parity.checks[5].location
+    assert location is not None and location.position > 25
 
 
 def test_what_the_padding_itself_produces_is_ignored() -> None:
@@ -146,3 +201,4 @@ def test_the_first_divergence_says_where_and_by_how_much_the_reference_disagrees
     assert (divergence.engine_token, divergence.reference_token) == (order[-2], order[-1])
     assert divergence.reference_margin_logits == pytest.approx(expected[order[-1]] - expected[order[-2]], rel=1e-5)
     assert parity.greedy.agreement == pytest.approx(1 - 1 / parity.greedy.num_tokens)
+    assert parity.greedy.steps_agreed == 2  # tokens 6 and 7

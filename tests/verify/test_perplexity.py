@@ -9,7 +9,7 @@ import torch
 
 from hlap_export.checkpoint import load_model
 from hlap_export.engines import open_session
-from hlap_export.verify.perplexity import compare_losses, token_losses, window_losses
+from hlap_export.verify.perplexity import compare_losses, mean_interval, token_losses, window_losses
 from tests.tiny import VOCAB_SIZE
 from tests.tiny_engines import FakeSession, TinyEngines
 
@@ -57,3 +57,21 @@ def test_standard_errors_are_over_windows_and_of_the_paired_difference() -> None
     assert baseline.standard_error_nats_per_token == pytest.approx(math.sqrt(5 / 3 / 4))
     assert result.loss_increase_nats_per_token == pytest.approx(0.10)
     assert result.loss_increase_standard_error_nats_per_token == pytest.approx(math.sqrt(0.0002 / 3 / 4))
+    assert result.increase_ratio == pytest.approx(math.expm1(0.10))
+    assert result.increase_ratio_low is not None and result.increase_ratio_high is not None
+    # The difference is far more certain than either loss.
+    assert math.expm1(0.09) <= result.increase_ratio_low < result.increase_ratio_high <= math.expm1(0.11)
+    assert baseline.perplexity_low < math.exp(3.0) < math.exp(4.0) < baseline.perplexity_high
+
+
+def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
+    random = np.random.default_rng(7)
+    intervals = [mean_interval(random.normal(3.0, 0.5, 40)) for _ in range(200)]
+    covered = sum(low <= 3.0 <= high for low, high in intervals)
+    assert 180 <= covered < 200
+
+
+def test_an_engine_that_computes_no_numbers_has_a_perplexity_that_json_can_hold() -> None:
+    session = FakeSession(lambda ids, positions: np.full((*ids.shape, 7), np.nan), vocab_size=7)
+    losses = window_losses(session, np.zeros((2, 5), dtype=np.int64))
+    assert compare_losses(losses, None, window_length=5).candidate.perplexity > 1e200
