@@ -218,7 +218,7 @@ def _bench(stages: StageRunner, engines: dict[str, Path], asked: BenchSection) -
             engines["dense"],
             prompt_lengths=asked.prompt_lengths,
             context_lengths=asked.context_lengths,
-            options=BenchOptions(repeats=asked.repeats),
+            options=BenchOptions(batches=asked.batches, repeats=asked.repeats, rounds=asked.rounds),
             on_progress=step,
         ),
         inputs={**engines},

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hlap_export.errors import RecipeError
 
-Flavour = Literal["portable", "ort"]
+Flavour = Literal["portable", "ort", "trt"]
 DType = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 BlockSize = Literal[16, 32, 64, 128, 256]
 EngineName = Literal["onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
@@ -92,8 +92,12 @@ class BenchSection(_Section):
     """Prompt tokens of a prefill."""
     context_lengths: Lengths = (64, 512, 2048)
     """Tokens already in the cache when one more is decoded."""
+    batches: Lengths = (1,)
+    """Rows that run together; every length is timed with each."""
     repeats: Count = 20
-    """Timed pairs (dense, pruned) for each length."""
+    """Timed pairs (dense, pruned) for each batch and length."""
+    rounds: Count = 5
+    """How often both engines are loaded anew: each round times everything, so that its luck shows in the intervals."""
 
 
 class Recipe(_Section):

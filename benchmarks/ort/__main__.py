@@ -34,11 +34,12 @@ from benchmarks.ort.artefacts import (
 )
 from benchmarks.ort.contenders import SEED, Contender, ForeignGraph, OurEngine, TorchModel
 from benchmarks.ort.limits import limit
-from benchmarks.ort.models import CONTEXT_LENGTHS, MODELS, PREFILL_LENGTHS, Point, checkpoint_of, points_of
+from benchmarks.ort.models import CONTEXT_LENGTHS, MODELS, PREFILL_LENGTHS, checkpoint_of, points_of
 from benchmarks.ort.report import RATIOS, PointResult, Ratio, markdown, summary
 from benchmarks.ort.rounds import pair, time_rounds
 from hlap_export.artifacts import machine_facts, package_versions, write_text_whole
-from hlap_export.bench.latency import Protocol, latency_row
+from hlap_export.bench.latency import Protocol
+from hlap_export.bench.work import Point
 from hlap_export.checkpoint import ModelLayout, read_layout
 from hlap_export.engines import open_session, usable_cores
 
@@ -128,15 +129,7 @@ def _measure_point(field: Field, point: Point, protocol: Protocol) -> PointResul
         if name not in left_out and (point.phase == "prefill" or name != "dense, all logits")
     }
     seconds = time_rounds(steps, protocol)
-    new_tokens = point.num_tokens if point.phase == "prefill" else 1
-    ratios = [
-        Ratio.of(
-            *names,
-            latency_row(point.phase, point.num_tokens, pair(seconds, *names), new_tokens=new_tokens, seed=SEED),
-        )
-        for names in RATIOS
-        if set(names) <= set(seconds)
-    ]
+    ratios = [Ratio.of(*names, pair(seconds, *names), seed=SEED) for names in RATIOS if set(names) <= set(seconds)]
     return PointResult(
         model=field.model,
         dtype=field.dtype,
@@ -228,7 +221,6 @@ def main() -> None:
             repeats=WARMEST_ROUNDS,
             min_seconds=min(5.0, arguments.seconds),
             max_seconds=arguments.seconds,
-            seed=SEED,
         ),
         optimum_python=arguments.optimum_python,
     )

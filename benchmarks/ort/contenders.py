@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from benchmarks.ort.limits import Phase
 from hlap_export.bench.latency import Step
+from hlap_export.bench.report import Phase
 from hlap_export.bench.steps import decode_step, prefill_step
 from hlap_export.checkpoint import ModelLayout
 from hlap_export.engines import Session

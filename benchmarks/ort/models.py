@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.large_models.random_checkpoint import SHAPES, write_random_checkpoint
-from benchmarks.ort.limits import Phase
 from hlap_export import reference_model
+from hlap_export.bench.work import Point
 from hlap_export.checkpoint import ModelLayout
 
 REFERENCE = "reference"
@@ -18,14 +17,6 @@ MAX_POSITIONS = 32768
 
 PREFILL_LENGTHS = (512, 2048, 8192)
 CONTEXT_LENGTHS = (512, 2048, 4096, 8192, 16384)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Point:
-    """One length to be timed: a prompt, or the tokens cached when one more is run."""
-
-    phase: Phase
-    num_tokens: int
 
 
 def checkpoint_of(name: str, work: Path) -> Path:

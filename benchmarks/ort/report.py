@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.ort.limits import Limit
-from benchmarks.ort.models import Point
-from hlap_export.bench.report import LatencyRow
+from hlap_export.bench.statistics import Samples, intervals, noise
+from hlap_export.bench.work import Point
 
 # (candidate, baseline, precision of both): what is asked of each point, where both were timed.
 RATIOS = (
@@ -64,15 +64,16 @@ class Ratio:
     noise: str | None
 
     @classmethod
-    def of(cls, candidate: str, baseline: str, row: LatencyRow) -> Ratio:
+    def of(cls, candidate: str, baseline: str, samples: Samples, *, seed: int) -> Ratio:
+        interval = intervals(samples, seed=seed).ratio
         return cls(
             candidate=candidate,
             baseline=baseline,
-            ratio=row.ratio,
-            low=row.ratio_low,
-            high=row.ratio_high,
-            num_rounds=row.num_repeats,
-            noise=row.noise,
+            ratio=samples.ratio,
+            low=interval.low,
+            high=interval.high,
+            num_rounds=samples.candidate.size,
+            noise=noise(samples.baseline, samples.ratio, interval),
         )
 
 

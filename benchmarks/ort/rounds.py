@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hlap_export.bench.latency import Clock, Protocol, Samples, Seconds, Step, warm_up
+from hlap_export.bench.latency import MIN_WARM_UPS, Clock, Protocol, Step, warm_up
+from hlap_export.bench.statistics import Samples, Seconds
 
-SLOW_SECONDS = 1.0
 MIN_ROUNDS, MAX_ROUNDS = 3, 500
 
 
@@ -49,17 +49,13 @@ def time_rounds(steps: Mapping[str, Step], protocol: Protocol) -> dict[str, Seco
 
 def pair(seconds: Mapping[str, Seconds], candidate: str, baseline: str) -> Samples:
     """Two contenders' durations, for the statistics of a ratio."""
-    return Samples(candidate=seconds[candidate], baseline=seconds[baseline])
+    ours, theirs = seconds[candidate], seconds[baseline]
+    return Samples(candidate=ours, baseline=theirs, round_sizes=(ours.size,))
 
 
 def _warmed_up_slowly(step: Step, clock: Clock) -> bool:
     """Run `step` until it is warm; whether one run takes so long that once is enough."""
-    started = clock()
-    step()
-    if clock() - started > SLOW_SECONDS:
-        return True
-    warm_up(step, clock)
-    return False
+    return warm_up(step, clock) < MIN_WARM_UPS
 
 
 def _is_enough(rounds: int, seconds: float, protocol: Protocol) -> bool:

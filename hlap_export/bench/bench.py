@@ -1,26 +1,30 @@
-"""Bench an engine against the dense one: latency at each length, peak memory, sizes."""
+"""Bench an engine against the dense one: latency at each point, limits, peak memory, sizes."""
 
 from __future__ import annotations
 
-import os
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
 
-from hlap_export.artifacts import machine_facts, package_versions, read_manifest
-from hlap_export.bench.latency import Protocol, Step, latency_row, time_pairs
+from hlap_export.artifacts import Manifest, machine_facts, package_versions, read_manifest
+from hlap_export.bench.conditions import Watch
+from hlap_export.bench.extrapolation import extrapolate
+from hlap_export.bench.latency import Protocol, time_pairs
 from hlap_export.bench.memory import measure_memory
-from hlap_export.bench.report import AdjustedLength, BenchReport, LatencyRow, MemoryRow
-from hlap_export.bench.steps import BATCH, decode_step, prefill_step
+from hlap_export.bench.points import fitting_points, largest_batch, longest_prompt
+from hlap_export.bench.report import BenchReport, LatencyRow, MachineSpeed, MemoryRow
+from hlap_export.bench.roofline import EngineShape, Limits, limits, machine_speed
+from hlap_export.bench.statistics import Samples, intervals, noise, timing
+from hlap_export.bench.steps import step_of
+from hlap_export.bench.work import Point
 from hlap_export.checkpoint import read_layout
-from hlap_export.engines import Session, open_session, usable_cores
+from hlap_export.engines import open_session, usable_cores
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 
-Result = TypeVar("Result")
-Phase = Literal["prefill", "decode"]
-STEPS: dict[Phase, Callable[..., Step]] = {"prefill": prefill_step, "decode": decode_step}
+MIN_REPEATS = 5
+"""Pairs of a point that takes long, of all rounds together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,31 +32,22 @@ class BenchOptions:
     """How it is measured.
 
     Attributes:
-        repeats: timed pairs (candidate, baseline) for each length.
-        min_seconds_per_length: short steps get more pairs than `repeats` until so much time is spent.
-        max_seconds_per_length: no new pair begins after so long, if there are five.
+        batches: rows that run together; every length is timed with each.
+        repeats: timed pairs (candidate, baseline) of each point.
+        rounds: how often the engines are loaded anew; each round times every point for its share of the pairs.
+        min_seconds_per_point: short steps get more pairs than `repeats` until so much time is spent.
+        max_seconds_per_point: no new pair begins after so long, if there are five.
         threads: CPU threads of both engines; None takes every usable core.
         seed: of the token ids, the cache's values and the bootstrap.
     """
 
+    batches: tuple[int, ...] = (1,)
     repeats: int = 20
-    min_seconds_per_length: float = 2.0
-    max_seconds_per_length: float = 10.0
+    rounds: int = 5
+    min_seconds_per_point: float = 2.0
+    max_seconds_per_point: float = 10.0
     threads: int | None = None
     seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """One length to be timed."""
-
-    phase: Phase
-    num_tokens: int
-
-    @property
-    def new_tokens(self) -> int:
-        """Tokens that one step adds."""
-        return BATCH * (self.num_tokens if self.phase == "prefill" else 1)
 
 
 def bench(
@@ -77,30 +72,34 @@ def bench(
     Raises:
         ArtefactError: not an engine folder, or it can't be loaded or run.
     """
-    started, load_before = time.perf_counter(), _load_average()
+    started, watch = time.perf_counter(), Watch()
     options = options or BenchOptions()
-    manifest, baseline_manifest = (read_manifest(folder, kind="engine") for folder in (candidate, baseline))
-    cases, adjusted = _fitting_cases((candidate, baseline), prompt_lengths, context_lengths)
-    measured = _measure((candidate, baseline), cases, options, on_progress)
+    engines = _Engine.at(candidate), _Engine.at(baseline)
+    positions = min(engine.shape.layout.max_positions for engine in engines)
+    points, adjusted = fitting_points(prompt_lengths, context_lengths, options.batches, max_positions=positions)
+    measured = _measure(engines, points, options, on_progress)
+    conditions = watch.end()
     return BenchReport(
         candidate=str(candidate),
-        candidate_digest=manifest.digest,
+        candidate_digest=engines[0].manifest.digest,
         baseline=str(baseline),
-        baseline_digest=baseline_manifest.digest,
-        engine=str(manifest.parameters["engine"]),
+        baseline_digest=engines[1].manifest.digest,
+        engine=str(engines[0].manifest.parameters["engine"]),
         provider=measured.provider,
-        dtype=str(manifest.parameters["dtype"]),
-        baseline_dtype=str(baseline_manifest.parameters["dtype"]),
+        dtype=engines[0].shape.dtype,
+        baseline_dtype=engines[1].shape.dtype,
         threads=measured.threads,
-        batch=BATCH,
+        batches=tuple(dict.fromkeys(options.batches)),
         latency=measured.latency,
+        extrapolated=extrapolate(measured.latency, longest=positions - 1),
         adjusted_lengths=adjusted,
-        candidate_memory=measured.candidate_memory,
-        baseline_memory=measured.baseline_memory,
-        memory_prompt_length=_memory_prompt_length(cases),
-        noisy=any(row.noisy for row in measured.latency),
-        load_average_before=load_before,
-        load_average_after=_load_average(),
+        candidate_memory=measured.memory[0],
+        baseline_memory=measured.memory[1],
+        memory_prompt_length=longest_prompt(points),
+        memory_batch=largest_batch(points),
+        noisy=bool(conditions.disturbed) or any(row.noisy for row in measured.latency),
+        speed=measured.speed,
+        conditions=conditions,
         seed=options.seed,
         seconds=round(time.perf_counter() - started, 3),
         machine=machine_facts(),
@@ -109,82 +108,108 @@ def bench(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Engine:
+    folder: Path
+    manifest: Manifest
+    shape: EngineShape
+
+    @classmethod
+    def at(cls, folder: Path) -> _Engine:
+        manifest = read_manifest(folder, kind="engine")
+        shape = EngineShape(layout=read_layout(folder), dtype=str(manifest.parameters["dtype"]))
+        return cls(folder=folder, manifest=manifest, shape=shape)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Measured:
     provider: str
     threads: int
-    candidate_memory: MemoryRow
-    baseline_memory: MemoryRow
+    memory: tuple[MemoryRow, MemoryRow]
+    speed: MachineSpeed | None
     latency: tuple[LatencyRow, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Timed:
+    provider: str
+    samples: tuple[Samples, ...]
+
+
 def _measure(
-    engines: tuple[Path, Path], cases: Sequence[Case], options: BenchOptions, on_progress: OnProgress
+    engines: tuple[_Engine, _Engine], points: Sequence[Point], options: BenchOptions, on_progress: OnProgress
 ) -> _Measured:
-    """Memory first, so that no loaded engine takes the room of the one that is measured; then every case."""
+    """Memory first, so that no loaded engine takes the room of the one that is measured; then every point."""
     threads = options.threads or usable_cores()
-    prompt_length = _memory_prompt_length(cases)
-    steps = Steps(len(cases) + len(engines), on_progress)
-    candidate_memory, baseline_memory = (
-        steps.then(measure_memory(folder, prompt_length=prompt_length, threads=threads)) for folder in engines
-    )
-    with open_session(engines[0], threads=threads) as ours, open_session(engines[1], threads=threads) as theirs:
-        return _Measured(
-            provider=ours.provider,
-            threads=threads,
-            candidate_memory=candidate_memory,
-            baseline_memory=baseline_memory,
-            latency=tuple(steps.then(_time_case(case, ours, theirs, options)) for case in cases),
-        )
-
-
-def _memory_prompt_length(cases: Sequence[Case]) -> int:
-    """The longest prompt that is timed: peak memory belongs to it."""
-    return max((case.num_tokens for case in cases if case.phase == "prefill"), default=1)
-
-
-def _fitting_cases(
-    engines: Sequence[Path], prompt_lengths: Sequence[int], context_lengths: Sequence[int]
-) -> tuple[tuple[Case, ...], tuple[AdjustedLength, ...]]:
-    """The cases that both engines have positions for; a decode step needs one position more than its context."""
-    max_positions = min(read_layout(folder).max_positions for folder in engines)
-    prompts, adjusted_prompts = fit_lengths("prefill", prompt_lengths, limit=max_positions)
-    contexts, adjusted_contexts = fit_lengths("decode", context_lengths, limit=max_positions - 1)
-    return (*prompts, *contexts), (*adjusted_prompts, *adjusted_contexts)
-
-
-def fit_lengths(
-    phase: Phase, lengths: Sequence[int], *, limit: int
-) -> tuple[tuple[Case, ...], tuple[AdjustedLength, ...]]:
-    """Cut lengths to `limit` tokens, leaving out what that repeats; say what was changed and why."""
-    used: list[int] = []
-    adjusted: list[AdjustedLength] = []
-    for length in lengths:
-        fitting = min(length, limit)
-        is_new = fitting not in used
-        if is_new:
-            used.append(fitting)
-        if fitting != length:
-            reason = f"the model has positions for {limit} tokens {'before one more' if phase == 'decode' else ''}"
-            adjusted.append(
-                AdjustedLength(phase=phase, asked=length, used=fitting if is_new else None, reason=reason.strip())
+    steps = Steps(options.rounds * len(points) + len(engines), on_progress)
+    ours, theirs = (
+        steps.then(
+            measure_memory(
+                engine.folder, prompt_length=longest_prompt(points), batch=largest_batch(points), threads=threads
             )
-    return tuple(Case(phase=phase, num_tokens=length) for length in used), tuple(adjusted)
-
-
-def _time_case(case: Case, candidate: Session, baseline: Session, options: BenchOptions) -> LatencyRow:
-    make = STEPS[case.phase]
-    samples = time_pairs(
-        make(candidate, case.num_tokens, seed=options.seed),
-        make(baseline, case.num_tokens, seed=options.seed),
-        Protocol(
-            repeats=options.repeats,
-            min_seconds=options.min_seconds_per_length,
-            max_seconds=options.max_seconds_per_length,
-            seed=options.seed,
+        )
+        for engine in engines
+    )
+    timed = _time_points(engines, points, options, steps)
+    speed = machine_speed(threads) if timed.provider.startswith("CPU") else None
+    shapes = engines[0].shape, engines[1].shape
+    return _Measured(
+        provider=timed.provider,
+        threads=threads,
+        memory=(ours, theirs),
+        speed=speed,
+        latency=tuple(
+            latency_row(point, samples, limits(*shapes, point, speed), seed=options.seed)
+            for point, samples in zip(points, timed.samples, strict=True)
         ),
     )
-    return latency_row(case.phase, case.num_tokens, samples, new_tokens=case.new_tokens, seed=options.seed)
 
 
-def _load_average() -> float | None:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+def _time_points(
+    engines: tuple[_Engine, _Engine], points: Sequence[Point], options: BenchOptions, steps: Steps
+) -> _Timed:
+    """Every point in every round, so that a slow minute of the machine is shared by all of them."""
+    threads, provider = options.threads or usable_cores(), ""
+    rounds: dict[Point, list[Samples]] = {point: [] for point in points}
+    for number in range(options.rounds):
+        first, second = (engine.folder for engine in engines)
+        with open_session(first, threads=threads) as ours, open_session(second, threads=threads) as theirs:
+            provider = ours.provider
+            for point in points:
+                candidate, baseline = (step_of(session, point, seed=options.seed) for session in (ours, theirs))
+                rounds[point].append(time_pairs(candidate, baseline, _protocol(options, number)))
+                steps.advance()
+    return _Timed(provider=provider, samples=tuple(Samples.joined(rounds[point]) for point in points))
+
+
+def _protocol(options: BenchOptions, number: int) -> Protocol:
+    """One round's share of a point's pairs and time."""
+    return Protocol(
+        repeats=math.ceil(options.repeats / options.rounds),
+        min_repeats=math.ceil(MIN_REPEATS / options.rounds),
+        min_seconds=options.min_seconds_per_point / options.rounds,
+        max_seconds=options.max_seconds_per_point / options.rounds,
+        baseline_first=number % 2 == 1,
+    )
+
+
+def latency_row(point: Point, samples: Samples, limit: Limits, *, seed: int) -> LatencyRow:
+    """Summarise what was timed at a point."""
+    found, new_tokens = intervals(samples, seed=seed), point.batch * point.new_tokens
+    unsure = noise(samples.baseline, samples.ratio, found.ratio)
+    return LatencyRow(
+        phase=point.phase,
+        batch=point.batch,
+        num_tokens=point.num_tokens,
+        num_rounds=len(samples.round_sizes),
+        num_repeats=samples.candidate.size,
+        candidate=timing(samples.candidate, found.candidate, new_tokens),
+        baseline=timing(samples.baseline, found.baseline, new_tokens),
+        ratio=samples.ratio,
+        ratio_low=found.ratio.low,
+        ratio_high=found.ratio.high,
+        candidate_limit=limit.candidate,
+        baseline_limit=limit.baseline,
+        limit_ratio=limit.ratio,
+        noisy=unsure is not None,
+        noise=unsure,
+    )

@@ -19,14 +19,15 @@ from hlap_export.errors import ArtefactError
 TIMEOUT_SECONDS = 600
 
 
-def measure_memory(engine: Path, *, prompt_length: int, threads: int) -> MemoryRow:
-    """Start a process that loads the engine, runs a prompt and one more token, and reports its peak.
+def measure_memory(engine: Path, *, prompt_length: int, threads: int, batch: int = 1) -> MemoryRow:
+    """Start a process that loads the engine, runs prompts and one more token of each, and reports its peak.
 
     Raises:
         ArtefactError: the process failed; the last line that it printed is quoted.
     """
     manifest = read_manifest(engine, kind="engine")
-    command = [sys.executable, "-m", "hlap_export.bench.memory_probe", str(engine), str(prompt_length), str(threads)]
+    sizes = (str(prompt_length), str(batch), str(threads))
+    command = [sys.executable, "-m", "hlap_export.bench.memory_probe", str(engine), *sizes]
     # The package may be used from its source tree, without being installed.
     roots = [str(Path(hlap_export.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, roots))}
@@ -37,7 +38,7 @@ def measure_memory(engine: Path, *, prompt_length: int, threads: int) -> MemoryR
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise ArtefactError(
             where=str(engine),
-            expected=f"an engine that runs a prompt of {prompt_length} tokens in a process of its own",
+            expected=f"an engine that runs {batch} x {prompt_length} tokens in a process of its own",
             found=said[-1][:300],
             fix="free some memory or shorten the prompt; if it is neither, build the engine again",
         )

@@ -1,6 +1,6 @@
 """Run in a fresh process by `memory`: load an engine, run it once, print its peak memory as JSON.
 
-python -m hlap_export.bench.memory_probe ENGINE_DIR PROMPT_LENGTH THREADS
+python -m hlap_export.bench.memory_probe ENGINE_DIR PROMPT_LENGTH BATCH THREADS
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from hlap_export.engines.base import ITEMSIZE_BYTES, kv_bytes_per_token
 from hlap_export.engines.build import usable_backend
 
 
-def probe(engine: Path, prompt_length: int, threads: int) -> dict[str, int]:
+def probe(engine: Path, prompt_length: int, batch: int, threads: int) -> dict[str, int]:
     """Peak memory before and after one prefill and one decode step."""
     # Asking for the backend imports its library, so that the difference of the two readings is the engine's own.
     usable_backend(str(read_manifest(engine, kind="engine").parameters["engine"]))
     before = peak_rss_bytes()
     with open_session(engine, threads=threads) as session:
-        prefill_step(session, prompt_length, seed=0)()
-        decode_step(session, prompt_length, seed=0)()
+        prefill_step(session, prompt_length, batch=batch, seed=0)()
+        decode_step(session, prompt_length, batch=batch, seed=0)()
         bytes_per_token = kv_bytes_per_token(session.kv_layers, ITEMSIZE_BYTES[session.dtype])
     return {
         "peak_rss_bytes": peak_rss_bytes(),
@@ -45,4 +45,4 @@ def peak_rss_bytes() -> int:
 
 
 if __name__ == "__main__":
-    json.dump(probe(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])), sys.stdout)
+    json.dump(probe(Path(sys.argv[1]), *(int(argument) for argument in sys.argv[2:])), sys.stdout)

@@ -27,6 +27,7 @@ PARITY_RUNS = 4  # whole, in chunks, padded, and the reference
 DECODE_STEPS = 3 * 32
 USABLE = 0.8  # of the memory that there is, beside logits and what a layer computes
 PAIRS = 6  # timed pairs of a long case, and its first, which isn't counted
+ROUNDS = 5  # of loading and timing
 SECONDS_PER_CASE = 2.0  # that short cases are repeated for
 
 
@@ -84,21 +85,28 @@ def _reference(layout: ModelLayout, room_bytes: int | None) -> Term:
 
 
 def bench_needs(
-    candidate: Model, baseline: Model, *, prompt_lengths: Sequence[int], context_lengths: Sequence[int]
+    candidate: Model,
+    baseline: Model,
+    *,
+    prompt_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+    batches: Sequence[int] = (1,),
 ) -> Needs:
     """Bench: both engines are open at once, because they are timed in turn."""
-    prompt, context = max(prompt_lengths, default=1), max(context_lengths, default=1)
+    rows, largest = sum(batches), max(batches)
+    prompt, context = largest * max(prompt_lengths, default=1), largest * max(context_lengths, default=1)
     logits = prompt * candidate.layout.vocab_size * FLOAT_BYTES
     engines = {"candidate": candidate, "baseline": baseline}
     weights = sum(stored_bytes(model) for model in engines.values())
     cached = max(prompt, context)
-    multiplications = sum(
+    multiplications = rows * sum(
         PAIRS * length * _multiplications_per_token(model, length)
         for model in engines.values()
         for length in prompt_lengths
     )
-    steps = PAIRS * len(context_lengths)
-    read = steps * weights + PAIRS * sum(context_lengths) * sum(kv_bytes_per_token(model) for model in engines.values())
+    steps = PAIRS * len(batches) * len(context_lengths)
+    cached_bytes = sum(kv_bytes_per_token(model) for model in engines.values())
+    read = steps * weights + PAIRS * rows * sum(context_lengths) * cached_bytes
     return Needs(
         step="bench",
         memory=(
@@ -112,10 +120,14 @@ def bench_needs(
             Term(num_bytes=2 * logits, why=f"logits of {prompt} tokens, twice"),
         ),
         work=(
-            Work(kind="read", amount=2 * weights, why=f"load {in_bytes(weights)} twice"),
+            Work(kind="read", amount=(1 + ROUNDS) * weights, why=f"load {in_bytes(weights)} {1 + ROUNDS} times"),
             Work(kind="multiply", amount=float(multiplications), why=f"prefill of {_listed(prompt_lengths)} tokens"),
             Work(kind="traverse", amount=float(read), why=f"decode after {_listed(context_lengths)} tokens"),
-            Work(kind="wait", amount=SECONDS_PER_CASE * (len(prompt_lengths) + len(context_lengths)), why="repeats"),
+            Work(
+                kind="wait",
+                amount=SECONDS_PER_CASE * len(batches) * (len(prompt_lengths) + len(context_lengths)),
+                why="repeats",
+            ),
         ),
         advice="bench exports with --dtype int8 or int4, shorter lengths, or a machine with more memory",
     )

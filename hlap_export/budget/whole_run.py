@@ -40,5 +40,5 @@ def run_needs(dense: Model, asked: Recipe, *, room_bytes: int | None) -> tuple[N
             window_length=asked.verify.window_length,
             room_bytes=room_bytes,
         ),
-        bench_needs(graph, graph, **lengths),
+        bench_needs(graph, graph, **lengths, batches=asked.bench.batches),
     )

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 from hlap_export.artifacts import read_manifest
-from hlap_export.bench import AdjustedLength, BenchOptions, BenchReport, bench
-from hlap_export.bench.bench import Case, fit_lengths
+from hlap_export.bench import BenchOptions, BenchReport, bench
 from hlap_export.bench.memory import measure_memory
 from hlap_export.bench.steps import decode_step, prefill_step
 from hlap_export.engines import KVLayer, open_session
 from hlap_export.errors import ArtefactError
 from tests.tiny_engines import FakeSession, TinyEngines, altered
 
-QUICK = BenchOptions(repeats=6, min_seconds_per_length=0.0, threads=1)
+QUICK = BenchOptions(batches=(1, 2), repeats=6, rounds=2, min_seconds_per_point=0.0, threads=1)
 
 
 def fake_session() -> FakeSession:
@@ -48,17 +47,11 @@ def test_a_real_engine_attends_to_the_random_context(tiny_engines: TinyEngines) 
     assert not np.array_equal(results[0][0], results[1][0])
 
 
-def test_lengths_beyond_the_models_positions_are_cut_and_the_report_says_so() -> None:
-    cases, adjusted = fit_lengths("decode", (16, 127, 500, 900), limit=127)
-    assert cases == (Case(phase="decode", num_tokens=16), Case(phase="decode", num_tokens=127))
-    reason = "the model has positions for 127 tokens before one more"
-    assert adjusted == (
-        AdjustedLength(phase="decode", asked=500, used=None, reason=reason),
-        AdjustedLength(phase="decode", asked=900, used=None, reason=reason),
-    )
-    cases, adjusted = fit_lengths("prefill", (500,), limit=128)
-    assert [case.num_tokens for case in cases] == [128]
-    assert (adjusted[0].asked, adjusted[0].used) == (500, 128)
+def test_rows_of_a_batch_run_together_with_the_same_context() -> None:
+    session = fake_session()
+    prefill_step(session, 5, batch=3, seed=0)()
+    decode_step(session, 300, batch=4, seed=0)()
+    assert session.seen == [(3, 5, 0), (4, 1, 300)]
 
 
 def test_a_bench_of_two_real_engines_fills_every_field_of_its_report(tiny_engines: TinyEngines) -> None:
@@ -72,12 +65,21 @@ def test_a_bench_of_two_real_engines_fills_every_field_of_its_report(tiny_engine
         options=QUICK,
         on_progress=lambda done, total: steps.append((done, total)),
     )
-    assert [(row.phase, row.num_tokens) for row in report.latency] == [("prefill", 8), ("prefill", 128), ("decode", 16)]
-    assert all(row.num_repeats == 6 for row in report.latency)
+    points = [("prefill", 8), ("prefill", 128), ("decode", 16)]
+    assert [(row.batch, row.phase, row.num_tokens) for row in report.latency] == [
+        (batch, *point) for batch in (1, 2) for point in points
+    ]
+    assert all((row.num_repeats, row.num_rounds) == (6, 2) for row in report.latency)
     for row in report.latency:
-        assert 0 < row.candidate.p50_ms <= row.candidate.p90_ms
-        assert 0 < row.ratio_low <= row.ratio_high
-    assert report.noisy == any(row.noisy for row in report.latency)
+        assert 0 < row.candidate.p50_ms <= row.candidate.p90_ms <= row.candidate.p99_ms
+        assert 0 < row.candidate.p50_low_ms <= row.candidate.p50_ms <= row.candidate.p50_high_ms
+        assert 0 < row.ratio_low <= row.ratio <= row.ratio_high
+        assert row.candidate_limit.min_ms is not None
+        assert 0 < row.candidate_limit.min_ms < row.candidate.p50_high_ms
+        assert row.limit_ratio < 1
+    assert report.speed is not None
+    assert report.extrapolated == ()  # one context makes no line
+    assert report.noisy == (any(row.noisy for row in report.latency) or report.conditions.disturbed != ())
     assert [length.asked for length in report.adjusted_lengths] == [1000]
     assert (report.threads, report.provider, report.dtype) == (1, "CPUExecutionProvider", "float32")
     assert report.candidate_digest == read_manifest(candidate).digest
@@ -86,7 +88,8 @@ def test_a_bench_of_two_real_engines_fills_every_field_of_its_report(tiny_engine
     assert report.candidate_memory.kv_bytes_per_token == 3 * 16 * 2 * 4
     assert report.baseline_memory.kv_bytes_per_token == 8 * 16 * 2 * 4
     assert report.candidate_memory.engine_file_bytes < report.baseline_memory.engine_file_bytes
-    assert steps == [(done, 5) for done in range(1, 6)]
+    assert (report.memory_prompt_length, report.memory_batch) == (128, 2)
+    assert steps == [(done, 14) for done in range(1, 15)]
     assert BenchReport.model_validate_json(report.model_dump_json()) == report
 
 

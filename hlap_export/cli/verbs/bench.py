@@ -20,6 +20,7 @@ def bench(
     baseline: Annotated[Path, typer.Option(help="The dense engine.", show_default=False)],
     prompt_length: Annotated[list[int] | None, typer.Option(help="Tokens of a prefill; repeatable.")] = None,
     context_length: Annotated[list[int] | None, typer.Option(help="Tokens in the cache; repeatable.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Rows that run together; repeatable.")] = None,
     recipe: RecipeFile = None,
     json: Json = False,
     debug: Debug = False,
@@ -33,13 +34,14 @@ def bench(
         "prompt_lengths": tuple(prompt_length or section.prompt_lengths),
         "context_lengths": tuple(context_length or section.context_lengths),
     }
-    terminal.budget().allow(bench_needs(*engines, **lengths), candidate)
+    batches = tuple(batch or section.batches)
+    terminal.budget().allow(bench_needs(*engines, **lengths, batches=batches), candidate)
     with terminal.progress().stage("bench") as step:
         report = hlap_export.bench(
             candidate,
             baseline,
             **lengths,
-            options=BenchOptions(repeats=section.repeats),
+            options=BenchOptions(batches=batches, repeats=section.repeats, rounds=section.rounds),
             on_progress=step,
         )
     terminal.show(report, as_json=json)

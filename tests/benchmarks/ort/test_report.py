@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.ort.limits import Limit
-from benchmarks.ort.models import Point
 from benchmarks.ort.report import PointResult, Ratio, markdown, summary
+from hlap_export.bench.work import Point
 
 
 def ratio(candidate: str, baseline: str, value: float, *, noise: str | None = None) -> Ratio:

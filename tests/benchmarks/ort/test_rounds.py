@@ -30,7 +30,7 @@ class Clock:
 
 
 def protocol(clock: Clock, *, repeats: int = 4, max_seconds: float = 1e9) -> Protocol:
-    return Protocol(repeats=repeats, min_seconds=0.0, max_seconds=max_seconds, seed=0, clock=clock)
+    return Protocol(repeats=repeats, min_seconds=0.0, max_seconds=max_seconds, clock=clock)
 
 
 def test_the_order_turns_each_round_and_a_step_runs_untimed_before_it_is_timed() -> None:

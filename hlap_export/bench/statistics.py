@@ -1,0 +1,151 @@
+"""Medians and ratios of timed pairs, with intervals that know of rounds and of drift.
+
+Repeats of a step aren't independent. A busy neighbour slows many in a row, and each loading of an engine has its own
+luck with memory: rounds differ by more than the repeats inside them say. A bootstrap that picks single pairs misses
+both, and its "95%" intervals then hold the truth 30 to 70 times in a hundred. This one picks whole rounds, and inside
+them blocks of neighbouring pairs (Künsch 1989); and because a handful of rounds tells little of how rounds differ, the
+interval is stretched as Student's t stretches it (Hesterberg 2015, "What teachers should know about the bootstrap").
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlap_export.bench.report import Timing
+
+Seconds = NDArray[np.float64]
+Picks = NDArray[np.int64]
+
+BOOTSTRAP_SAMPLES = 2000
+LEVEL = (2.5, 97.5)
+Z = 1.959964  # of the normal distribution at 97.5%
+# What an idle machine stays below; beyond it the last digits mean nothing.
+MAX_SPREAD = 1.25
+MAX_INTERVAL_WIDTH = 0.10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Durations of pairs, in seconds; index i of both ran right after each other.
+
+    Attributes:
+        candidate: one duration for each pair.
+        baseline: likewise.
+        round_sizes: how many pairs each round has, in order; they add up to all of them.
+    """
+
+    candidate: Seconds
+    baseline: Seconds
+    round_sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert self.candidate.size == self.baseline.size == sum(self.round_sizes), "pairs, in whole rounds"
+
+    @classmethod
+    def joined(cls, rounds: list[Samples]) -> Samples:
+        """All rounds, one after another."""
+        return cls(
+            candidate=np.concatenate([each.candidate for each in rounds]),
+            baseline=np.concatenate([each.baseline for each in rounds]),
+            round_sizes=tuple(size for each in rounds for size in each.round_sizes),
+        )
+
+    @cached_property
+    def ratio(self) -> float:
+        """Median of the candidate / median of the baseline."""
+        return float(np.median(self.candidate) / np.median(self.baseline))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A 95% interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Intervals:
+    """Those of one point: of both medians, in seconds, and of their ratio."""
+
+    candidate: Interval
+    baseline: Interval
+    ratio: Interval
+
+
+def intervals(samples: Samples, *, seed: int) -> Intervals:
+    """Bootstrap both medians and their ratio, pairs resampled together."""
+    picks = _picks(samples.round_sizes, np.random.default_rng(seed))
+    candidates = np.median(samples.candidate[picks], axis=1)
+    baselines = np.median(samples.baseline[picks], axis=1)
+    stretch = _stretch(len(samples.round_sizes))
+    return Intervals(
+        candidate=_interval(candidates, float(np.median(samples.candidate)), stretch),
+        baseline=_interval(baselines, float(np.median(samples.baseline)), stretch),
+        ratio=_interval(candidates / baselines, samples.ratio, stretch),
+    )
+
+
+def timing(seconds: Seconds, median: Interval, new_tokens: int) -> Timing:
+    """One engine's part of a row; `new_tokens` is what one step adds, over all rows of the batch."""
+    p50, p90, p99 = (float(value) for value in np.percentile(seconds, (50, 90, 99)))
+    return Timing(
+        p50_ms=p50 * 1e3,
+        p50_low_ms=median.low * 1e3,
+        p50_high_ms=median.high * 1e3,
+        p90_ms=p90 * 1e3,
+        p99_ms=p99 * 1e3,
+        tokens_per_second=new_tokens / p50,
+    )
+
+
+def noise(baseline: Seconds, ratio: float, interval: Interval) -> str | None:
+    """Why a row isn't to be trusted to its last digit; None if it is."""
+    reasons: list[str] = []
+    p50, p90 = np.percentile(baseline, (50, 90))
+    if (spread := float(p90 / p50)) > MAX_SPREAD:
+        reasons.append(f"the baseline's p90 is {spread:.2f} times its p50 (limit {MAX_SPREAD})")
+    if (width := (interval.high - interval.low) / ratio) > MAX_INTERVAL_WIDTH:
+        reasons.append(f"the ratio's interval is {width:.0%} wide (limit {MAX_INTERVAL_WIDTH:.0%})")
+    return "; ".join(reasons) or None
+
+
+def _picks(round_sizes: tuple[int, ...], random: np.random.Generator) -> Picks:
+    """Indices [samples, pairs] of pairs: rounds with replacement, and in each of them blocks that may wrap around."""
+    sizes = np.array(round_sizes)
+    size = int(np.median(sizes))
+    block = max(1, round(size ** (1 / 3)))
+    rounds = random.integers(0, sizes.size, (BOOTSTRAP_SAMPLES, sizes.size, 1))
+    starts = random.random((BOOTSTRAP_SAMPLES, sizes.size, -(-size // block))) * sizes[rounds]
+    within = (starts.astype(np.int64)[..., None] + np.arange(block)).reshape(BOOTSTRAP_SAMPLES, sizes.size, -1)
+    first = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+    return (within[..., :size] % sizes[rounds] + first[rounds]).reshape(BOOTSTRAP_SAMPLES, -1)
+
+
+def _interval(values: Seconds, point: float, stretch: float) -> Interval:
+    """Percentiles of the bootstrap, drawn apart about `point` on the scale of ratios, which holds it in any case."""
+    low, high = (float(value) for value in np.percentile(values, LEVEL))
+    return Interval(low=point * min(1.0, (low / point) ** stretch), high=point * max(1.0, (high / point) ** stretch))
+
+
+def _stretch(num_rounds: int) -> float:
+    """How much wider Student's interval is than the normal one, with the bias of the variance of so few rounds."""
+    if num_rounds == 1:
+        return 1.0  # nothing is known of how rounds differ
+    return student_t(num_rounds - 1) / Z * math.sqrt(num_rounds / (num_rounds - 1))
+
+
+def student_t(freedom: int) -> float:
+    """Student's t at 97.5%, by the expansion of Cornish and Fisher: within 1% from three degrees of freedom on."""
+    z, nu = Z, freedom
+    return (
+        z
+        + (z**3 + z) / (4 * nu)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * nu**3)
+    )
