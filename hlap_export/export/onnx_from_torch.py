@@ -6,6 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any, cast
 
 import onnx_ir as ir
@@ -14,10 +15,12 @@ from torch import nn
 from torch.export import Dim
 
 from hlap_export.checkpoint import ModelLayout
+from hlap_export.export.alike_layers import first_alike, only_layers
 from hlap_export.export.attention import attention_traced_as_node
 from hlap_export.export.decoder import FlatDecoder
-from hlap_export.export.io_contract import IOContract
+from hlap_export.export.io_contract import IOContract, io_contract
 from hlap_export.export.norms_and_rotary import norms_and_rotary_traced_as_nodes
+from hlap_export.export.repeat_layers import repeat_layers
 
 # torch's operator library is written in opset 18: asking for another one sends the graph through a version converter.
 # It is from ONNX 1.13, old enough for deployed engines that lag behind. The file's IR version must be as old: torch
@@ -31,16 +34,28 @@ BATCH_SIZE, NEW_TOKENS, PAST_TOKENS, PADDING = 2, 3, 5, 2
 def onnx_from_torch(model: nn.Module, layout: ModelLayout, contract: IOContract) -> ir.Model:
     """Trace `model` as a function of flat tensors and translate it to ONNX operators, unoptimised.
 
-    Weights stay references to the model's own tensors, which may be fake (see `weightless.py`). Dimensions carry
-    torch's symbols, not yet the contract's names.
+    One layer of each kind is traced, and repeated in the graph. Weights stay references to the model's own tensors,
+    which may be fake (see `weightless.py`). Dimensions carry torch's symbols, not yet the contract's names.
 
     Args:
         model: a causal LM in evaluation mode, in the dtype of the export.
         layout: its layers.
         contract: its inputs and outputs.
     """
+    alike = first_alike(model)
+    with only_layers(model, sorted(set(alike))):
+        onnx_model = _traced(model, replace(layout, layers=tuple(layout.layers[index] for index in sorted(set(alike)))))
+    onnx_model.ir_version = IR_VERSION
+    _name_weights(onnx_model, model)
+    repeat_layers(onnx_model.graph, alike, contract)
+    _order_weights(onnx_model.graph, model)
+    return onnx_model
+
+
+def _traced(model: nn.Module, layout: ModelLayout) -> ir.Model:
+    dtype = cast(torch.dtype, cast(Any, model).dtype)
+    contract, inputs = io_contract(layout, str(dtype).removeprefix("torch.")), _sample_inputs(layout, dtype)
     cached = [layer.index for layer in layout.cached_layers]
-    inputs = _sample_inputs(layout, cast(torch.dtype, cast(Any, model).dtype))
     with _quiet(), torch.no_grad(), attention_traced_as_node(model), norms_and_rotary_traced_as_nodes(model):
         program = torch.export.export(
             FlatDecoder(model, cached), inputs, dynamic_shapes=_dynamic_shapes(len(inputs[3])), strict=False
@@ -54,10 +69,7 @@ def onnx_from_torch(model: nn.Module, layout: ModelLayout, contract: IOContract)
             optimize=False,
             verbose=False,
         )
-    onnx_model = cast(ir.Model, traced.model)
-    onnx_model.ir_version = IR_VERSION
-    _name_weights(onnx_model, model)
-    return onnx_model
+    return cast(ir.Model, traced.model)
 
 
 def _sample_inputs(layout: ModelLayout, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -89,6 +101,15 @@ def _name_weights(onnx_model: ir.Model, model: nn.Module) -> None:
         name = names.get(id(getattr(value.const_value, "raw", None)))
         if name is not None:
             value.name = name
+
+
+def _order_weights(graph: ir.Graph, model: nn.Module) -> None:
+    """Sort initializers as the model has them, layer by layer; torch's own constants come after them."""
+    places = {name: place for place, (name, _) in enumerate([*model.named_parameters(), *model.named_buffers()])}
+    values = sorted(graph.initializers.values(), key=lambda value: places.get(value.name or "", len(places)))
+    graph.initializers.clear()
+    for value in values:
+        graph.initializers.add(value)
 
 
 @contextlib.contextmanager
