@@ -45,7 +45,8 @@ def extrapolate(rows: Sequence[LatencyRow], *, longest: int) -> tuple[Extrapolat
 
 def _contexts(last: int, longest: int) -> list[int]:
     contexts: list[int] = []
-    while (last := min(last * STEP, longest)) not in contexts and last < longest:
+    while last < longest:
+        last = min(last * STEP, longest)
         contexts.append(last)
     return contexts
 
