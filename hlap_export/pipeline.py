@@ -9,7 +9,8 @@ A run's folder:
     engine/{dense,pruned}/  both as engines
     verify.json             is the pruned engine right, and how well does it predict text?
     bench.json              is it faster, and smaller in memory?
-    summary.json report.md  all of it, for a machine and for a person
+    summary.json            all of it, for a machine
+    report.html report.md   and for a person, with and without pictures
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from hlap_export.recipe import (
     effective_recipe,
 )
 from hlap_export.report.compose import Folders, summarise
+from hlap_export.report.html import html_report
 from hlap_export.report.markdown import markdown_report
 from hlap_export.report.summary import Summary
 from hlap_export.stages import StageRunner
@@ -97,6 +99,7 @@ def run(
     summary = summarise(model_name(asked.model), folders, planned, verified, timed)
     write_text_whole(out / "summary.json", summary.model_dump_json(indent=2) + "\n")
     write_text_whole(out / "report.md", markdown_report(summary))
+    write_text_whole(out / "report.html", html_report(summary))
     return summary
 
 

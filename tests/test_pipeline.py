@@ -55,7 +55,7 @@ def num_parameters(checkpoint: Path) -> int:
 
 
 def test_a_run_leaves_the_documented_files(finished: FinishedRun) -> None:
-    for name in ("recipe.yaml", "plan.json", "verify.json", "bench.json", "summary.json", "report.md"):
+    for name in ("recipe.yaml", "plan.json", "verify.json", "bench.json", "summary.json", "report.md", "report.html"):
         assert (finished.out / name).stat().st_size > 0
     for name in (*REPRODUCIBLE, "engine/dense", "engine/pruned"):
         assert (finished.out / name / "manifest.json").is_file()

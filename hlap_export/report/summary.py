@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from hlap_export.errors import CheckFailed
 
+Phase = Literal["prefill", "decode"]
+
 
 class _Result(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,19 +104,41 @@ class Check(_Result):
 class Latency(_Result):
     """Time of one step, dense against pruned, measured alternately in one process.
 
-    `speedup` is dense / pruned, medians; `low` and `high` are its 95 % interval; `noise` says why not to trust it.
+    `speedup` is dense / pruned, medians; `low` and `high` are 95 % intervals, of the medians too where they were
+    estimated; `noise` says why not to trust the row. `limit` is the time that the step's arithmetic and memory traffic
+    need at the least on this machine, None where that wasn't measured.
     """
 
-    phase: Literal["prefill", "decode"]
+    phase: Phase
+    batch: int = 1
     num_tokens: int
     dense_p50_ms: float
     dense_p90_ms: float
     pruned_p50_ms: float
     pruned_p90_ms: float
+    dense_low_ms: float | None = None
+    dense_high_ms: float | None = None
+    pruned_low_ms: float | None = None
+    pruned_high_ms: float | None = None
+    dense_limit_ms: float | None = None
+    pruned_limit_ms: float | None = None
     speedup: float
     speedup_low: float
     speedup_high: float
     noise: str | None
+
+
+class Extrapolated(_Result):
+    """A decode step after more tokens than were timed: the line through the timed ones, drawn further."""
+
+    batch: int
+    num_tokens: int
+    longest_timed: int
+    dense_ms: float
+    pruned_ms: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
 
 
 class Summary(_Result):
@@ -135,7 +159,10 @@ class Summary(_Result):
     checks: tuple[Check, ...]
     greedy_agreement: float
     latency: tuple[Latency, ...]
+    extrapolated: tuple[Extrapolated, ...] = ()
     is_noisy: bool
+    disturbed: tuple[str, ...] = ()
+    """What else the machine was busy with while it timed."""
     machine: dict[str, Any]
     versions: dict[str, str]
     origins: tuple[Origin, ...] = ()

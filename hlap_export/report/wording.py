@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hlap_export.report.summary import Check, LayerRow, Size, Summary, Text
+from typing import Any
+
+from hlap_export.report.summary import Check, Latency, LayerRow, Perplexity, Size, Summary, Text
 
 SYMBOLS = {"full": "●", "value_only": "◐", "linear": "◆", "skip": "○"}
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -41,6 +43,18 @@ def percent(ratio: float) -> str:
 
 def in_ms(milliseconds: float) -> str:
     return f"{milliseconds:.2f} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
+
+
+def in_tokens(count: float) -> str:
+    """Tokens beside an axis: 2048 -> "2048", 131072 -> "128 Ki"."""
+    whole = int(count)
+    return f"{whole // 1024} Ki" if whole >= 8192 and whole % 1024 == 0 else str(whole)
+
+
+def of_step(row: Latency) -> str:
+    """A timed step: "prefill 64", "decode at 2048, batch 4"."""
+    step = f"prefill {row.num_tokens}" if row.phase == "prefill" else f"decode at {row.num_tokens}"
+    return step if row.batch == 1 else f"{step}, batch {row.batch}"
 
 
 def in_threads(count: int) -> str:
@@ -108,3 +122,51 @@ def of_check(check: Check) -> str:
 def in_digits(value: float) -> str:
     """A small number in scientific form, others plainly: 2.1e-07, 0.99."""
     return f"{value:.1e}" if 0 < abs(value) < 0.01 else f"{value:.4g}"
+
+
+def alternatives(perplexity: Perplexity) -> list[tuple[str, float]]:
+    """The dense model, this plan, and the same layers with alpha 1 and 0, as far as they were measured."""
+    rows = (
+        ("dense", perplexity.dense),
+        ("this plan", perplexity.pruned),
+        ("every alpha 1", perplexity.all_ones),
+        ("attention dropped", perplexity.all_dropped),
+    )
+    return [(name, value) for name, value in rows if value is not None]
+
+
+def of_increase(row: Perplexity) -> str:
+    """The interval of a perplexity's change; nothing where it wasn't estimated."""
+    if row.increase_ratio_low is None or row.increase_ratio_high is None:
+        return ""
+    return f"{percent(row.increase_ratio_low)} to {percent(row.increase_ratio_high)}"
+
+
+def picture_key(layers: tuple[LayerRow, ...]) -> list[tuple[str, str]]:
+    """What the colours of the layers' picture mean, only those that occur: style and meaning."""
+    kinds = {row.attention for row in layers}
+    is_thinner = any(row.is_pruned and row.attention == "full" and row.mlp == "keep" for row in layers)
+    rows = (
+        ("full", "attention", True),
+        ("value", "value only: no queries, keys or cache", "value_only" in kinds),
+        ("linear", "a fitted linear map", "linear" in kinds),
+        ("none", "removed", "skip" in kinds or is_thinner),
+        ("alpha", "alpha, what is left of the attention's output", any(row.alpha is not None for row in layers)),
+    )
+    return [(style, meaning) for style, meaning, occurs in rows if occurs]
+
+
+def machine_facts(summary: Summary) -> list[tuple[str, str]]:
+    """The machine, the threads and the versions, a row each."""
+    rows = [(_fact_name(name), _fact(name, value)) for name, value in summary.machine.items()]
+    rows.append(("threads", str(summary.threads)))
+    rows.append(("versions", ", ".join(f"{name} {version}" for name, version in summary.versions.items())))
+    return rows
+
+
+def _fact_name(name: str) -> str:
+    return name.removesuffix("_bytes").replace("_", " ")
+
+
+def _fact(name: str, value: Any) -> str:
+    return in_bytes(value) if name.endswith("_bytes") and isinstance(value, int | float) else str(value)

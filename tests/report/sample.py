@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from hlap_export.report.summary import Check, Latency, LayerRow, Perplexity, Size, Summary, Text
+from hlap_export.report.summary import (
+    Check,
+    Curve,
+    Extrapolated,
+    Latency,
+    LayerRow,
+    Origin,
+    Perplexity,
+    Size,
+    Summary,
+    Text,
+)
 
 
 def sample_summary(*, logit_error: float = 2.1e-7) -> Summary:
@@ -73,6 +84,57 @@ def sample_summary(*, logit_error: float = 2.1e-7) -> Summary:
         is_noisy=True,
         machine={"cpu": "Example CPU", "cores": 2, "memory_bytes": 2**34, "system": "Linux x86_64"},
         versions={"hlap-export": "0.1.0", "torch": "2.13.0"},
+    )
+
+
+def full_summary() -> Summary:
+    """The same with all that a run can know: the search, more times, limits, extrapolation, origins."""
+    base = sample_summary()
+    calibration, held_out = base.perplexities
+    prefill, decode = base.latency
+    limits = {"dense_limit_ms": 0.9, "pruned_limit_ms": 0.7}
+    longer = {"num_tokens": 2048, "dense_p50_ms": 2.0, "dense_p90_ms": 2.1, "pruned_p50_ms": 1.54, "pruned_p90_ms": 1.6}
+    faster = {"speedup": 1.3, "speedup_low": 1.27, "speedup_high": 1.33, "noise": None}
+    return base.model_copy(
+        update={
+            "perplexities": (
+                calibration,
+                held_out.model_copy(update={"increase_ratio_low": 0.02, "increase_ratio_high": 0.055}),
+            ),
+            "search": tuple(
+                Curve(
+                    layer=layer,
+                    alphas=tuple(step / 10 for step in range(11)),
+                    perplexities=tuple(12.4 + 0.05 * (11 - layer) + (step / 10 - 0.4) ** 2 for step in range(11)),
+                    chosen=0.4,
+                )
+                for layer in (11, 10, 9)
+            ),
+            "latency": (
+                prefill,
+                decode.model_copy(update=limits),
+                decode.model_copy(update=longer | faster | limits),
+                decode.model_copy(update={"batch": 4, "dense_low_ms": 1.3, "dense_high_ms": 1.33}),
+            ),
+            "extrapolated": (
+                Extrapolated(
+                    batch=1,
+                    num_tokens=4096,
+                    longest_timed=2048,
+                    dense_ms=2.9,
+                    pruned_ms=2.1,
+                    speedup=1.38,
+                    speedup_low=1.30,
+                    speedup_high=1.47,
+                ),
+            ),
+            "disturbed": ("other programs took 12 % of the processors",),
+            "origins": (
+                Origin(name="plan.json", digest="1" * 64, made_from={"model": "a" * 64}),
+                Origin(name="checkpoint", digest="2" * 64, made_from={"model": "a" * 64}),
+                Origin(name="bench.json", digest="3" * 64, made_from={"pruned": "2" * 64}),
+            ),
+        }
     )
 
 

@@ -1,0 +1,179 @@
+"""What each picture of a report shows, from the summary's rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from hlap_export.report import wording
+from hlap_export.report.charts.bars import Pair, pair_chart
+from hlap_export.report.charts.intervals import Interval, interval_chart
+from hlap_export.report.charts.line_chart import Axis, Line, Point, line_chart
+from hlap_export.report.charts.scales import padded
+from hlap_export.report.summary import Curve, Latency, Phase, Size, Summary
+
+PHASES: tuple[Phase, ...] = ("prefill", "decode")
+STEEP = 20
+"""Where the largest value is so many times the smallest, an axis counts in powers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A picture and what stands below it."""
+
+    svg: str
+    caption: str
+
+
+def search_figure(summary: Summary) -> Figure | None:
+    """Perplexity against alpha, a line for each layer; None where nothing was searched."""
+    curves = summary.search
+    if not curves:
+        return None
+    dense = next(row.dense for row in summary.perplexities if row.measured_on == "calibration")
+    values = [dense, *(value for curve in curves for value in curve.perplexities)]
+    is_log = max(values) / min(values) > STEEP
+    low, high = (min(values), max(values)) if is_log else padded(values)
+    lines = [_curve_line(curve, index / max(len(curves) - 1, 1)) for index, curve in enumerate(curves)]
+    ends = (min(min(c.alphas) for c in curves), max(max(c.alphas) for c in curves))
+    lines.append(
+        Line(name="dense", style="dense dashed", points=tuple(Point(x=x, y=dense, is_marked=False) for x in ends))
+    )
+    svg = line_chart(
+        tuple(lines),
+        Axis(title="alpha of the layer", low=ends[0], high=ends[1]),
+        Axis(title="perplexity", low=low, high=high, is_log=is_log),
+        label="Perplexity on the calibration text against each layer's alpha",
+        named_at_end=True,
+    )
+    return Figure(
+        svg=svg,
+        caption="Layer by layer in the order of the search: perplexity on the calibration text with this layer's alpha "
+        "varied and those before it set. The dot is what was chosen.",
+    )
+
+
+def _curve_line(curve: Curve, shade: float) -> Line:
+    points = tuple(
+        Point(
+            x=alpha,
+            y=perplexity,
+            is_marked=alpha == curve.chosen,
+            hint=f"layer {curve.layer}: alpha {alpha:g}, perplexity {perplexity:.2f}",
+        )
+        for alpha, perplexity in zip(curve.alphas, curve.perplexities, strict=True)
+    )
+    return Line(name=f"layer {curve.layer}", style="shaded", points=points, shade=shade)
+
+
+def latency_figures(summary: Summary) -> list[Figure]:
+    """One picture for each phase and batch that has two lengths or more: time against tokens, dense and pruned."""
+    groups = [(kind, tuple(rows)) for kind, rows in groupby(sorted(summary.latency, key=_kind), key=_kind)]
+    return [_latency_figure(summary, PHASES[phase], batch, rows) for (phase, batch), rows in groups if len(rows) > 1]
+
+
+def _kind(row: Latency) -> tuple[int, int]:
+    return PHASES.index(row.phase), row.batch
+
+
+def _latency_figure(summary: Summary, phase: Phase, batch: int, rows: tuple[Latency, ...]) -> Figure:
+    rows = tuple(sorted(rows, key=lambda row: row.num_tokens))
+    lines = [_latency_line("dense", rows), _latency_line("pruned", rows)]
+    lines += _limit_lines(rows)
+    further = [row for row in summary.extrapolated if row.batch == batch] if phase == "decode" else []
+    if further:
+        last, names = rows[-1], ("dense", "pruned")
+        for name, start in zip(names, (last.dense_p50_ms, last.pruned_p50_ms), strict=True):
+            points = [Point(x=last.num_tokens, y=start, is_marked=False)]
+            points += [Point(x=row.num_tokens, y=getattr(row, f"{name}_ms"), is_marked=False) for row in further]
+            lines.append(Line(name="", style=f"{name} dotted", points=tuple(points)))
+    tokens = sorted({point.x for line in lines for point in line.points})
+    times = [value for line in lines for point in line.points for value in (point.y, point.high or point.y)]
+    is_log = len(tokens) > 1 and tokens[-1] / max(tokens[0], 1) > STEEP * 4
+    first, last_token = (tokens[0], tokens[-1]) if is_log else (0.0, tokens[-1])
+    rows_said = "" if batch == 1 else f", {batch} rows at once"
+    what = "prompt tokens" if phase == "prefill" else "tokens in the cache"
+    caption = f"{'Prefill' if phase == 'prefill' else 'Decode'}{rows_said}: median, "
+    caption += "its 95 % interval" if rows[0].dense_low_ms is not None else "bar up to the 90th percentile"
+    if any(row.dense_limit_ms is not None for row in rows):
+        caption += "; dashed: what arithmetic and memory traffic need at the least"
+    if further:
+        caption += "; dotted: extrapolated, not measured"
+    return Figure(
+        svg=line_chart(
+            tuple(lines),
+            Axis(title=what, low=first, high=last_token, is_log=is_log, ticks=tuple(tokens), label=wording.in_tokens),
+            Axis(title="milliseconds", low=0.0, high=1.06 * max(times)),
+            label=f"{phase} time against {what}{rows_said}, dense and pruned",
+        ),
+        caption=caption + ".",
+    )
+
+
+def _latency_line(name: str, rows: tuple[Latency, ...]) -> Line:
+    points: list[Point] = []
+    for row in rows:
+        is_dense = name == "dense"
+        median = row.dense_p50_ms if is_dense else row.pruned_p50_ms
+        low = row.dense_low_ms if is_dense else row.pruned_low_ms
+        high = row.dense_high_ms if is_dense else row.pruned_high_ms
+        if low is None or high is None:
+            low, high = median, row.dense_p90_ms if is_dense else row.pruned_p90_ms
+        said = f"{name}, {row.num_tokens} tokens: {wording.in_ms(median)}"
+        points.append(Point(x=row.num_tokens, y=median, low=low, high=high, hint=said))
+    return Line(name=name, style=name, points=tuple(points))
+
+
+def _limit_lines(rows: tuple[Latency, ...]) -> list[Line]:
+    """The least time that the machine allows, for both."""
+    pairs = [(row.num_tokens, row.dense_limit_ms, row.pruned_limit_ms) for row in rows]
+    if any(dense is None or pruned is None for _, dense, pruned in pairs):
+        return []
+    return [
+        Line(
+            name="",
+            style=f"{name} dashed",
+            points=tuple(Point(x=pair[0], y=pair[place] or 0.0, is_marked=False) for pair in pairs),
+        )
+        for place, name in ((1, "dense"), (2, "pruned"))
+    ]
+
+
+def speedup_figure(summary: Summary) -> Figure:
+    """How many times faster each step is, with its interval."""
+    rows = tuple(
+        Interval(
+            name=wording.of_step(row),
+            value=row.speedup,
+            low=row.speedup_low,
+            high=row.speedup_high,
+            is_noisy=row.noise is not None,
+        )
+        for row in summary.latency
+    )
+    caption = "Dense time / pruned time: above 1 the pruned engine is faster. 95 % interval over alternating pairs."
+    if summary.is_noisy:
+        caption += " * and hollow: repeats spread widely, don't trust the last digit."
+    return Figure(
+        svg=interval_chart(rows, title="speedup over the dense engine", label="Speedup of each step with its interval"),
+        caption=caption,
+    )
+
+
+def size_figure(sizes: tuple[Size, ...]) -> Figure:
+    """Dense and pruned bars for each size."""
+    pairs = tuple(
+        Pair(
+            name=size.name,
+            dense=size.dense,
+            pruned=size.pruned,
+            dense_words=wording.of_size(size, size.dense),
+            pruned_words=wording.of_size(size, size.pruned),
+            change=wording.percent(-size.removed_ratio),
+        )
+        for size in sizes
+    )
+    return Figure(
+        svg=pair_chart(pairs, label="Sizes of the dense and the pruned engine"),
+        caption="Grey: the dense engine. Each row has its own scale.",
+    )
