@@ -88,4 +88,5 @@ def _summary(losses: Floats) -> EnginePerplexity:
         perplexity=math.exp(mean),
         perplexity_low=math.exp(low),
         perplexity_high=math.exp(high),
+        window_losses_nats_per_token=tuple(float(loss) for loss in losses.round(7)),
     )

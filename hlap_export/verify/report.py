@@ -91,6 +91,8 @@ class EnginePerplexity(_Record):
     perplexity: float
     perplexity_low: float
     perplexity_high: float
+    window_losses_nats_per_token: tuple[float, ...]
+    """Of each window, in order: two runs on the same text can be compared window by window."""
 
 
 class Perplexity(_Record):
