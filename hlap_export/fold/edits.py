@@ -94,7 +94,7 @@ def _mlp_edits(mlp: MlpPlan | None, layout: ModelLayout, index: int) -> LayerEdi
     )
     match mlp:
         case RefitMlp():
-            last = f"{prefix}{norms[1] if has_post_norms else 'mlp.down_proj'}.weight"
+            last = f"{prefix}{norms[-1] if has_post_norms else 'mlp.down_proj'}.weight"
             return LayerEdits(edits={last: _fitted(index, "mlp.weight")})
         case SkipMlp():
             return LayerEdits(removed=(f"{prefix}mlp.", *(f"{prefix}{norm}." for norm in norms)))

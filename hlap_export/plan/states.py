@@ -23,11 +23,18 @@ class StateFiles:
         folder: where the files lie, one for each layer.
         length: T.
         hidden_size: D.
+        name: tells this model's streams from another's in the same folder.
     """
 
-    def __init__(self, folder: Path, *, length: int, hidden_size: int) -> None:
+    def __init__(self, folder: Path, *, length: int, hidden_size: int, name: str = "") -> None:
         self._folder = folder
         self._shape = (length, hidden_size)
+        self._name = name
+
+    def beside(self, name: str) -> StateFiles:
+        """Streams of the same shape of another model, in the same folder."""
+        length, hidden_size = self._shape
+        return StateFiles(self._folder, length=length, hidden_size=hidden_size, name=name)
 
     def write(self, layer: int, rows: slice, h_NTD: torch.Tensor) -> None:
         """Keep what enters `layer` in these windows."""
@@ -47,7 +54,7 @@ class StateFiles:
         self._path(layer).unlink(missing_ok=True)
 
     def _path(self, layer: int) -> Path:
-        return self._folder / f"before_layer_{layer}.float32"
+        return self._folder / f"{f'{self._name}_' if self._name else ''}before_layer_{layer}.float32"
 
     def _offset(self, rows: slice) -> int:
         return rows.start * self._shape[0] * self._shape[1] * FLOAT_BYTES

@@ -1,0 +1,274 @@
+"""Fit what replaces the attention: layer by layer, on what the pruned model computes, towards what the dense one does.
+
+A value-only layer is one linear map of its normalised input; any other costs the same at inference, and the best one
+has a closed form. Two residual streams go up the layers, the dense model's d and the pruned model's p. In a linear
+layer the map is fitted from norm(p) to what the attention would add: to the dense attention's update, or, where the
+stream's error is followed, to `d_after_attention - p`, which also undoes what the layers below did wrong. A refitted
+MLP has its last weight fitted to `d_after_layer - p_after_attention`, with its own weight as the prior.
+
+Moments are all that is kept of the tokens (`regression.py`), and a layer's weights are in memory only while it is
+fitted, so neither long texts nor deep models need more memory. Every fourth window is held back to choose the ridge.
+
+Shapes: N windows, T tokens, D hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hlap_export.checkpoint.decoder import LoadedLayer
+from hlap_export.checkpoint.layout import ModelLayout
+from hlap_export.errors import PlanError
+from hlap_export.plan.calibration import Search, count
+from hlap_export.plan.gain import fit_gain
+from hlap_export.plan.layer_halves import (
+    Tensors,
+    after_attention,
+    both_halves,
+    linear_inputs,
+    mlp_inputs,
+    refitted_mlp,
+)
+from hlap_export.plan.pruning_plan import FittedPart, Linear, LinearForm, PruningPlan, RefitMlp, SkipMlp
+from hlap_export.plan.regression import fit_linear, reduce_rank
+from hlap_export.plan.side_file import fitted_name
+from hlap_export.plan.states import StateFiles
+from hlap_export.plan.value_only import mlp_half
+from hlap_export.plan.window_sums import WindowSums
+
+RIDGES = tuple(10.0**power for power in range(-6, 2))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitOptions:
+    """How to fit.
+
+    Attributes:
+        follow_residual: whether the map is also to undo the error that the residual stream carries so far.
+        ridges: candidates, relative to the mean variance of the inputs.
+        hold_back_every: of so many windows, one is held back while the ridge is chosen.
+    """
+
+    follow_residual: bool = True
+    ridges: tuple[float, ...] = RIDGES
+    hold_back_every: int = 4
+
+
+DEFAULT_OPTIONS = FitOptions()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fitting:
+    """Fitted weights, named as in the side file, in float32.
+
+    Attributes:
+        tensors: by name, on the CPU.
+        parts: how well each was fitted.
+        losses_nats: of the planned model, summed over the tokens of each batch of calibration windows.
+        num_tokens: predicted tokens in all windows.
+    """
+
+    tensors: Tensors
+    parts: tuple[FittedPart, ...]
+    losses_nats: tuple[float, ...]
+    num_tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """Of the planned model on the calibration windows."""
+        return math.exp(math.fsum(self.losses_nats) / self.num_tokens)
+
+
+def fit_steps(plan: PruningPlan, num_windows: int) -> int:
+    """What `fit_layers` advances the search's steps by: windows times passes through a layer, the head being one."""
+    passes = sum(_passes(plan, index) for index in range(plan.first_changed, len(plan.attention)))
+    return num_windows * (passes + 1)
+
+
+def _passes(plan: PruningPlan, index: int) -> int:
+    return 1 + isinstance(plan.attention[index], Linear) + isinstance(plan.mlp.get(index), RefitMlp)
+
+
+@torch.inference_mode()
+def fit_layers(
+    search: Search, layout: ModelLayout, plan: PruningPlan, options: FitOptions = DEFAULT_OPTIONS
+) -> Fitting:
+    """Fit the plan's linear layers and MLPs from the lowest up, and run the planned model on the calibration windows.
+
+    Args:
+        search: its states must hold what enters each layer of the dense model from the plan's first changed one up, as
+            `calibrate` leaves them.
+        layout: the dense model's.
+        plan: a valid one; parts that aren't fitted are run as planned.
+        options: how to fit.
+
+    Raises:
+        PlanError: too few windows to hold one back.
+    """
+    if plan.first_changed == layout.num_layers:
+        raise PlanError(
+            where="the plan", expected="one that changes something", found="the dense model", fix="plan some layers"
+        )
+    return _Fitter(search, layout, plan, options).fit()
+
+
+@torch.inference_mode()
+def unexplained(
+    search: Search,
+    layout: ModelLayout,
+    layers: Sequence[int],
+    form: LinearForm,
+    options: FitOptions = DEFAULT_OPTIONS,
+) -> dict[int, float]:
+    """For each layer of the dense model, the share of its attention's variance that a linear map doesn't explain.
+
+    Args:
+        search: its states must hold what enters each of these layers in the dense model.
+        layout: the dense model's.
+        layers: to score.
+        form: of the map; "low_rank" scores like "full".
+        options: how to fit.
+
+    Raises:
+        PlanError: too few windows to hold one back.
+    """
+    shares: dict[int, float] = {}
+    sums = WindowSums(search, layout, options.hold_back_every)
+    for index in layers:
+        with search.decoder.layer(index) as layer:
+
+            def inputs_and_targets(rows: slice, layer: LoadedLayer = layer) -> tuple[torch.Tensor, torch.Tensor]:
+                entering = search.states.read(layer.index, rows).to(layer.device)
+                between, _ = both_halves(layer, layout.family, entering)
+                return linear_inputs(layer, form, entering), between - entering
+
+            found = fit_linear(*sums.attention(layer, form, inputs_and_targets), options.ridges)
+            shares[index] = found.unexplained_ratio
+    return shares
+
+
+class _Fitter:
+    def __init__(self, search: Search, layout: ModelLayout, plan: PruningPlan, options: FitOptions) -> None:
+        self._search, self._plan, self._options = search, plan, options
+        self._family = layout.family
+        self._sums = WindowSums(search, layout, options.hold_back_every)
+        self._decoder = search.decoder
+        self._batches = list(search.windows.batches())
+        self._pruned: StateFiles = search.states.beside("pruned")
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._parts: list[FittedPart] = []
+
+    def fit(self) -> Fitting:
+        for index in range(self._plan.first_changed, self._decoder.num_layers):
+            with self._decoder.layer(index) as layer:
+                self._fit_attention(layer)
+                self._fit_mlp(layer)
+                self._go_up(layer)
+        return Fitting(
+            tensors=self._tensors,
+            parts=tuple(self._parts),
+            losses_nats=self._losses_nats(),
+            num_tokens=self._search.windows.targets.numel(),
+        )
+
+    def _fit_attention(self, layer: LoadedLayer) -> None:
+        attention = self._plan.attention[layer.index]
+        if not isinstance(attention, Linear):
+            return
+
+        def inputs_and_targets(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            entering, _ = self._dense(layer, rows)
+            between, _ = both_halves(layer, self._family, entering)
+            h_NTD = self._entering(layer, rows)
+            reached = h_NTD if self._options.follow_residual else entering
+            return linear_inputs(layer, attention.form, h_NTD), between - reached
+
+        fitted_on, held_back = self._sums.attention(layer, attention.form, inputs_and_targets)
+        found = fit_linear(fitted_on, held_back, self._options.ridges)
+        if attention.form == "low_rank":
+            u_OR, v_RI, bias_O = reduce_rank(found, fitted_on + held_back, attention.rank)
+            self._keep(layer, {"o_proj.weight": u_OR, "v_proj.weight": v_RI, "o_proj.bias": bias_O})
+        else:
+            self._keep(layer, {"o_proj.weight": found.weight, "o_proj.bias": found.bias})
+        self._parts.append(
+            FittedPart(
+                layer=layer.index,
+                part="attention",
+                ridge=found.ridge,
+                unexplained_ratio=found.unexplained_ratio,
+            )
+        )
+
+    def _fit_mlp(self, layer: LoadedLayer) -> None:
+        if not isinstance(self._plan.mlp.get(layer.index), RefitMlp):
+            return
+
+        def inputs_and_targets(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            between = self._between(layer, rows)
+            _, leaving = self._dense(layer, rows)
+            return mlp_inputs(layer, self._family, between), leaving() - between
+
+        if self._family.has_post_norms:
+            gain = fit_gain(*self._sums.gain(layer, inputs_and_targets))
+            ridge, unexplained_ratio = 0.0, gain.unexplained_ratio
+            self._keep(layer, {"mlp.weight": gain.factors - 1})  # these norms multiply by 1 + weight
+        else:
+            prior_OI = layer.module.mlp.down_proj.weight
+            fitted_on, held_back = self._sums.mlp(layer, inputs_and_targets)
+            found = fit_linear(fitted_on, held_back, self._options.ridges, prior_OI=prior_OI, has_bias=False)
+            ridge, unexplained_ratio = found.ridge, found.unexplained_ratio
+            self._keep(layer, {"mlp.weight": found.weight})
+        self._parts.append(FittedPart(layer=layer.index, part="mlp", ridge=ridge, unexplained_ratio=unexplained_ratio))
+
+    def _go_up(self, layer: LoadedLayer) -> None:
+        """Take the pruned stream through the layer as planned."""
+        mlp = self._plan.mlp.get(layer.index)
+        for rows in self._batches:
+            between = self._between(layer, rows)
+            match mlp:
+                case RefitMlp():
+                    leaving = refitted_mlp(layer, self._family, self._tensors, between)
+                case SkipMlp():
+                    leaving = between
+                case None:
+                    leaving = mlp_half(layer, between)
+            self._pruned.write(layer.index + 1, rows, leaving)
+            self._search.steps.advance(count([rows]))
+        if layer.index > self._plan.first_changed:
+            self._pruned.drop(layer.index)
+
+    def _dense(self, layer: LoadedLayer, rows: slice) -> tuple[torch.Tensor, Callable[[], torch.Tensor]]:
+        """What enters the layer in the dense model, and what leaves it."""
+        states = self._search.states
+        entering = states.read(layer.index, rows).to(layer.device)
+        if layer.index + 1 < self._decoder.num_layers:
+            return entering, lambda: states.read(layer.index + 1, rows).to(layer.device)
+        return entering, lambda: layer(entering)
+
+    def _entering(self, layer: LoadedLayer, rows: slice) -> torch.Tensor:
+        """What enters the layer in the pruned model."""
+        stream = self._pruned if layer.index > self._plan.first_changed else self._search.states
+        return stream.read(layer.index, rows).to(layer.device)
+
+    def _between(self, layer: LoadedLayer, rows: slice) -> torch.Tensor:
+        """The pruned stream between the layer's attention and its MLP."""
+        attention = self._plan.attention[layer.index]
+        return after_attention(layer, self._family, attention, self._tensors, self._entering(layer, rows))
+
+    def _keep(self, layer: LoadedLayer, weights: dict[str, torch.Tensor]) -> None:
+        for part, weight in weights.items():
+            self._tensors[fitted_name(layer.index, part)] = weight.float().cpu().contiguous()
+
+    def _losses_nats(self) -> tuple[float, ...]:
+        num_layers, windows = self._decoder.num_layers, self._search.windows
+        losses: list[float] = []
+        for chunk in self._search.chunks(self._batches, copies=1):
+            states = [self._pruned.read(num_layers, rows) for rows in chunk]
+            losses += self._decoder.head.losses_nats(states, [windows.targets[rows] for rows in chunk])
+            self._search.steps.advance(count(chunk))
+        self._pruned.drop(num_layers)
+        return tuple(losses)
