@@ -29,7 +29,16 @@ from hlap_export.errors import ArtefactError, OutputError
 
 MANIFEST = "manifest.json"
 NOTHING_KNOWN: Mapping[str, FileRecord] = MappingProxyType({})
-VERSIONED_PACKAGES = ("hlap-export", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+VERSIONED_PACKAGES = (
+    "hlap-export",
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt-rtx",
+)
 
 
 class Manifest(BaseModel):

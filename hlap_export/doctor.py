@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-import os
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from hlap_export.artifacts import machine_facts, package_versions
-from hlap_export.machine import disk_free_bytes, memory_available_bytes
+from hlap_export.machine import count_nvidia_gpus, disk_free_bytes, memory_available_bytes
 
 
 class _Finding(BaseModel):
@@ -51,9 +48,10 @@ def doctor() -> Diagnosis:
     gpus, reason = count_nvidia_gpus()
     return Diagnosis(
         engines=(
-            _onnxruntime("onnxruntime", "onnxruntime", "onnxruntime-gpu"),
-            _onnxruntime("onnxruntime-cuda", "onnxruntime-gpu"),
-            *(_tensorrt(name) for name in TENSORRT),
+            _finding("onnxruntime", "onnxruntime", "onnxruntime-gpu"),
+            _finding("onnxruntime-cuda", "onnxruntime-gpu"),
+            _finding("tensorrt", "tensorrt"),
+            _finding("tensorrt-rtx", "tensorrt-rtx"),
         ),
         nvidia_gpus=gpus,
         nvidia_reason=reason,
@@ -64,50 +62,18 @@ def doctor() -> Diagnosis:
     )
 
 
-def count_nvidia_gpus() -> tuple[int, str]:
-    """How many GPUs the NVIDIA driver shows, and in words what it said; asks the driver, not an ML framework."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return 0, "no NVIDIA driver on this machine (libcuda isn't found)"
-    status = driver.cuInit(0)
-    if status != 0:
-        return 0, f"the NVIDIA driver is installed but doesn't start (cuInit returned {status})"
-    count = ctypes.c_int(0)
-    if driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return 0, "the NVIDIA driver works but shows no GPU"
-    return count.value, f"{count.value} NVIDIA GPU{'s' if count.value > 1 else ''}"
-
-
-def _onnxruntime(name: str, *distributions: str) -> EngineFinding:
+def _finding(name: str, *distributions: str) -> EngineFinding:
     from hlap_export.engines import backends
 
-    problem = backends()[name].why_unavailable()
+    backend = backends()[name]
+    no_build = backend.why_unavailable()
+    no_run = no_build or backend.why_not_runnable()
     return EngineFinding(
         engine=name,
         version=_installed_version(*distributions),
-        can_build=problem is None,
-        can_run=problem is None,
-        reason="works" if problem is None else f"{problem.found}: {problem.fix}",
-    )
-
-
-NOT_YET = "installed, but this version of hlap-export doesn't build for it yet"
-# Engine -> the distribution, the module and the extra that bring it. They are looked up, never imported: on a
-# machine without a driver the import itself can take the process down.
-TENSORRT = {"tensorrt": ("tensorrt", "tensorrt", "trt"), "tensorrt-rtx": ("tensorrt-rtx", "tensorrt_rtx", "rtx")}
-
-
-def _tensorrt(engine: str) -> EngineFinding:
-    distribution, module, extra = TENSORRT[engine]
-    version = _installed_version(distribution)
-    installed = version is not None and importlib.util.find_spec(module) is not None
-    return EngineFinding(
-        engine=engine,
-        version=version,
-        can_build=False,
-        can_run=False,
-        reason=NOT_YET if installed else f"{distribution} isn't installed: pip install 'hlap-export[{extra}]'",
+        can_build=no_build is None,
+        can_run=no_run is None,
+        reason="works" if no_run is None else f"{no_run.found}: {no_run.fix}",
     )
 
 

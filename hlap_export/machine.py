@@ -1,8 +1,9 @@
-"""What this machine has left for a new process: memory and disk."""
+"""What this machine has: memory and disk left for a new process, and GPUs."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -63,6 +64,21 @@ def disk_free_bytes(path: Path) -> int:
     """Room on the disk that `path` is on, or will be on."""
     exists = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     return shutil.disk_usage(exists).free
+
+
+def count_nvidia_gpus() -> tuple[int, str]:
+    """How many GPUs the NVIDIA driver shows, and in words what it said; asks the driver, not an ML framework."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return 0, "no NVIDIA driver on this machine (libcuda isn't found)"
+    status = driver.cuInit(0)
+    if status != 0:
+        return 0, f"the NVIDIA driver is installed but doesn't start (cuInit returned {status})"
+    count = ctypes.c_int(0)
+    if driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return 0, "the NVIDIA driver works but shows no GPU"
+    return count.value, f"{count.value} NVIDIA GPU{'s' if count.value > 1 else ''}"
 
 
 def _left_in_groups(root: Path) -> list[int]:

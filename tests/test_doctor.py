@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
+import sys
 from importlib import metadata
 from typing import Any
 
 import pytest
 
-from hlap_export.doctor import Diagnosis, count_nvidia_gpus, doctor
+from hlap_export.doctor import Diagnosis, doctor
+from hlap_export.machine import count_nvidia_gpus
 
 
 class FakeDriver:
@@ -61,14 +64,34 @@ def test_the_driver_itself_is_asked_for_gpus(
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(distribution: str) -> str:
-        raise metadata.PackageNotFoundError(distribution)
+    def absent(name: str) -> None:
+        return None
 
-    monkeypatch.setattr(metadata, "version", absent)
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
     engines = {engine.engine: engine.reason for engine in doctor().engines}
     assert "'hlap-export[gpu]'" in engines["onnxruntime-cuda"]
     assert "'hlap-export[trt]'" in engines["tensorrt"]
     assert "'hlap-export[rtx]'" in engines["tensorrt-rtx"]
+
+
+def test_without_a_driver_tensorrt_rtx_builds_and_says_in_one_sentence_why_it_does_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hlap_export.engines.trt.library.count_nvidia_gpus", lambda: (0, "no NVIDIA driver"))
+    found = next(engine for engine in doctor().engines if engine.engine == "tensorrt-rtx")
+    assert (found.can_build, found.can_run) == (True, False)
+    assert found.reason == "no NVIDIA driver: use a machine with an NVIDIA GPU and its driver"
+    assert found.version == metadata.version("tensorrt-rtx")
+
+
+def test_without_a_driver_tensorrt_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its objects take the process down there, at the latest when they are freed."""
+    monkeypatch.setattr("hlap_export.engines.trt.library.count_nvidia_gpus", lambda: (0, "no NVIDIA driver"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # would make an import fail with a message of its own
+    found = next(engine for engine in doctor().engines if engine.engine == "tensorrt")
+    assert (found.can_build, found.can_run) == (False, False)
+    assert "no NVIDIA driver" in found.reason
 
 
 def test_the_diagnosis_survives_json() -> None:

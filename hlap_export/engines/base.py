@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hlap_export.artifacts import Manifest
 
 GRAPH = "model.onnx"
 """The file that holds the graph, in an export and in engines that keep ONNX; weights lie beside it."""
@@ -164,7 +166,11 @@ class Backend(Protocol):
         ...
 
     def why_unavailable(self) -> Unavailable | None:
-        """Why it can't run here; None if it can."""
+        """Why it can't build here; None if it can."""
+        ...
+
+    def why_not_runnable(self) -> Unavailable | None:
+        """Why it can't run here what it builds; None if it can. Asked only where it can build."""
         ...
 
     def compile(self, onnx: Path, out: Path) -> Compiled:
@@ -173,6 +179,19 @@ class Backend(Protocol):
 
     def open(self, engine: Path, *, threads: int) -> Session:
         """Load the files that `compile` wrote to the folder `engine`."""
+        ...
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A backend that must know sizes beforehand, or can be told how to compile."""
+
+    def tuned(self, options: Any, source: Manifest) -> Backend:
+        """The backend that compiles `source` with these options, None for its defaults."""
+        ...
+
+    def parameters(self) -> dict[str, Any]:
+        """Its options as JSON values."""
         ...
 
 

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import shutil
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -20,55 +21,102 @@ from hlap_export.artifacts import (
     write_manifest,
     written_whole,
 )
-from hlap_export.engines.base import GRAPH, ITEMSIZE_BYTES, Backend, Session, kv_bytes_per_token, usable_cores
+from hlap_export.engines.base import (
+    GRAPH,
+    ITEMSIZE_BYTES,
+    Backend,
+    Session,
+    Tunable,
+    kv_bytes_per_token,
+    usable_cores,
+)
+from hlap_export.engines.request import Request, earlier_engine, replaced_whole
+from hlap_export.engines.trt.options import TensorRTOptions
 from hlap_export.errors import ArtefactError, BackendMissing
 
-INHERITED_PARAMETERS = ("flavour", "dtype", "block_size")
+
+def ignore_note(note: str) -> None:
+    """Tell nobody."""
 
 
-def build(export_dir: Path, out: Path, *, engine: str = "onnxruntime") -> Manifest:
+def build(
+    export_dir: Path,
+    out: Path,
+    *,
+    engine: str = "onnxruntime",
+    options: TensorRTOptions | None = None,
+    tell: Callable[[str], None] = ignore_note,
+) -> Manifest:
     """Compile an exported ONNX folder into a self-contained engine folder.
 
-    Tokenizer, config and generation config are copied along. The engine is opened once before the folder appears, so
-    what appears is known to load; its cache layout goes into the manifest's facts.
+    Tokenizer, config and generation config are copied along. Where the engine can run, it is opened once before the
+    folder appears, so that what appears is known to load; its cache layout goes into the manifest's facts.
+
+    An engine that `out` holds already is kept where the same request made it, else replaced.
 
     Args:
         export_dir: what `hlap-export export` wrote.
-        out: the engine folder, new or empty.
+        out: the engine folder: new, empty, or an earlier engine.
         engine: the name of one of `backends()`.
+        options: what an engine of TensorRT is built for; None for the defaults.
+        tell: where to say whether an earlier engine was reused, or why not.
 
     Raises:
         ArtefactError: `export_dir` isn't an export, was changed since, or the engine can't compile it.
         BackendMissing: the engine is unknown or can't run here.
-        OutputError: `out` isn't empty or can't be written, or the disk is too full for it.
+        OutputError: `out` holds something else or can't be written, or the disk is too full for it.
     """
     backend = usable_backend(engine)
     source = read_manifest(export_dir, kind="onnx")
     if not is_intact(export_dir, source):
         raise _changed(export_dir, "export the checkpoint again")
-    with written_whole(out) as folder:
-        # Asked beforehand, since compilers report a full disk in words of their own, or not at all.
-        if shutil.disk_usage(folder).free < sum(record.size_bytes for record in source.files.values()):
-            raise disk_full(out)
-        started = time.perf_counter()
-        compiled = backend.compile(export_dir, folder)
-        build_seconds = time.perf_counter() - started
-        for name in source.files:
-            if not name.startswith(GRAPH):
-                _copy(export_dir / name, folder / name)
+    backend = _tuned(backend, options, source)
+    request = Request.of(backend, source, folder_digest(export_dir))
+    earlier = earlier_engine(out)
+    if earlier is not None:
+        reason = request.why_not(earlier) or (None if is_intact(out, earlier) else "its files were changed")
+        if reason is None:
+            tell(f"{out}: reused, the same request made it")
+            return earlier
+        tell(f"rebuilt because: {reason}")
+    with replaced_whole(out) if earlier else written_whole(out) as folder:
+        return _built(export_dir, folder, backend, request, source)
+
+
+def _built(export_dir: Path, folder: Path, backend: Backend, request: Request, source: Manifest) -> Manifest:
+    # Asked beforehand, since compilers report a full disk in words of their own, or not at all.
+    if shutil.disk_usage(folder).free < sum(record.size_bytes for record in source.files.values()):
+        raise disk_full(folder)
+    started = time.perf_counter()
+    compiled = backend.compile(export_dir, folder)
+    build_seconds = time.perf_counter() - started
+    for name in source.files:
+        if not name.startswith(GRAPH):
+            _copy(export_dir / name, folder / name)
+    layout_facts: dict[str, object] = {}
+    if backend.why_not_runnable() is None:
         with backend.open(folder, threads=usable_cores()) as session:
             layout_facts = _session_facts(session)
-        return write_manifest(
-            folder,
-            kind="engine",
-            parameters={
-                "engine": engine,
-                **{name: source.parameters[name] for name in INHERITED_PARAMETERS if name in source.parameters},
-                **compiled.parameters,
-            },
-            inputs={"onnx": folder_digest(export_dir)},
-            facts={**compiled.facts, **layout_facts, "build_seconds": round(build_seconds, 3)},
+    return write_manifest(
+        folder,
+        kind="engine",
+        parameters={**request.parameters, **compiled.parameters},
+        inputs=request.inputs,
+        facts={**compiled.facts, **layout_facts, "build_seconds": round(build_seconds, 3)},
+    )
+
+
+def _tuned(backend: Backend, options: TensorRTOptions | None, source: Manifest) -> Backend:
+    if isinstance(backend, Tunable):
+        return backend.tuned(options, source)
+    if options is not None:
+        raise ArtefactError(
+            where=f"engine {backend.name!r}",
+            expected="no options of TensorRT",
+            found="some",
+            fix="leave them out, or build with --engine tensorrt or tensorrt-rtx",
         )
+    return backend
 
 
 def open_session(engine_dir: Path, *, threads: int | None = None) -> Session:
@@ -84,6 +132,13 @@ def open_session(engine_dir: Path, *, threads: int | None = None) -> Session:
     """
     manifest = read_manifest(engine_dir, kind="engine")
     backend = usable_backend(str(manifest.parameters.get("engine")))
+    if problem := backend.why_not_runnable():
+        raise BackendMissing(
+            where=str(engine_dir),
+            expected=f"a machine that can run engines of {backend.name}",
+            found=problem.found,
+            fix=problem.fix,
+        )
     return backend.open(engine_dir, threads=threads or usable_cores())
 
 

@@ -17,6 +17,8 @@ from typing import Any
 from hlap_export.engines.base import GRAPH, Compiled, Session, Unavailable
 from hlap_export.engines.ort_concatenated import ConcatenatedCacheSession
 from hlap_export.engines.ort_in_place import NUM_KEPT, InPlaceSession
+from hlap_export.engines.ort_static import OrtRunner, is_static
+from hlap_export.engines.static_cache import StaticCacheSession
 from hlap_export.errors import ArtefactError
 
 DATA = "model.onnx.data"
@@ -47,6 +49,10 @@ class OnnxRuntimeBackend:
                 found=f"onnxruntime fails to import: {error}" if installed else "onnxruntime isn't installed",
                 fix="pip install 'hlap-export[cpu]' (or pip install onnxruntime)",
             )
+        return None
+
+    def why_not_runnable(self) -> Unavailable | None:
+        """Never: it compiles by loading."""
         return None
 
     def compile(self, onnx: Path, out: Path) -> Compiled:
@@ -89,6 +95,8 @@ class OnnxRuntimeBackend:
         options = _options(threads=threads)
         options.graph_optimization_level = _level(self.load_level)
         session = _load(engine / GRAPH, options, self.provider)
+        if is_static(session):
+            return StaticCacheSession(OrtRunner(session, provider=self.provider, threads=threads))
         keeps_in_place = NUM_KEPT in (optional.name for optional in session.get_overridable_initializers())
         kind = InPlaceSession if keeps_in_place else ConcatenatedCacheSession
         return kind(session, provider=self.provider, threads=threads)

@@ -65,8 +65,8 @@ def test_the_same_export_builds_to_the_same_bytes_elsewhere(tiny_engines: TinyEn
 
 
 def test_an_unknown_engine_names_those_that_exist(tiny_engines: TinyEngines, tmp_path: Path) -> None:
-    with pytest.raises(BackendMissing, match=r"'tensorrt'.*onnxruntime") as error:
-        build(tiny_engines.get().export, tmp_path / "out", engine="tensorrt")
+    with pytest.raises(BackendMissing, match=r"'openvino'.*onnxruntime") as error:
+        build(tiny_engines.get().export, tmp_path / "out", engine="openvino")
     assert error.value.exit_code == 3
     assert not (tmp_path / "out").exists()
 
@@ -74,17 +74,17 @@ def test_an_unknown_engine_names_those_that_exist(tiny_engines: TinyEngines, tmp
 def test_a_missing_onnxruntime_says_how_to_install_it(
     tiny_engines: TinyEngines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = tiny_engines.get()
+    engine, import_module = tiny_engines.get(), importlib.import_module
 
     def missing(name: str, *rest: Any) -> Any:
         if name == "onnxruntime":
             raise ModuleNotFoundError("No module named 'onnxruntime'")
-        return importlib.import_module(name, *rest)
+        return import_module(name, *rest)
 
     monkeypatch.setattr(ort_engine.importlib, "import_module", missing)
     with pytest.raises(BackendMissing, match=r"pip install 'hlap-export\[cpu\]'"):
         build(engine.export, tmp_path / "out")
-    with pytest.raises(BackendMissing, match="engines that work here: none"):
+    with pytest.raises(BackendMissing, match="engines that work here: tensorrt-rtx"):
         open_session(engine.folder)
 
 

@@ -1,0 +1,226 @@
+"""Run plans on a GPU: one context for each phase, caches that stay where they are, decode as one recorded piece."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from hlap_export.artifacts import Manifest, read_manifest
+from hlap_export.engines.base import GRAPH, Floats, Ints, KVLayer, Session
+from hlap_export.engines.static_cache import WRITE_INDICES, Buffers, Limits, Logits, StaticCacheSession
+from hlap_export.engines.trt.gpu import DeviceTensor, Recording, Stream
+from hlap_export.engines.trt.library import Library, Log, open_log
+from hlap_export.engines.trt.phases import PhaseName
+from hlap_export.engines.trt.rtx import execution_context
+from hlap_export.errors import ArtefactError
+
+if TYPE_CHECKING:
+    import tensorrt
+
+TOKENS: tuple[str, ...] = ("input_ids", WRITE_INDICES, "logits_indices")
+LOGITS = "logits"
+
+
+def open_plans(library: Library, engine: Path, files: dict[str, tuple[PhaseName, ...]], *, threads: int) -> Session:
+    """A session of the plans in an engine's folder.
+
+    Args:
+        library: that built them.
+        engine: the folder.
+        files: each plan's phases, in the order of its profiles.
+        threads: reported as they are; the GPU does the work.
+
+    Raises:
+        ArtefactError: the library can't load a plan on this GPU.
+    """
+    log, stream = open_log(library), Stream()
+    plans = {name: _load(library, engine, name, log) for name in files}
+    contexts: dict[PhaseName, tensorrt.IExecutionContext] = {
+        phase: _context(library, plans[name], profile, stream)
+        for name, phases in files.items()
+        for profile, phase in enumerate(phases)
+    }
+    manifest = read_manifest(engine, kind="engine")
+    return StaticCacheSession(PlanRunner(library, log, stream, contexts, facts=_Facts.of(manifest, threads)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Facts:
+    """What the manifest says of the engine."""
+
+    kv_layers: tuple[KVLayer, ...]
+    dtype: str
+    vocab_size: int
+    provider: str
+    threads: int
+    limits: Limits
+
+    @classmethod
+    def of(cls, manifest: Manifest, threads: int) -> _Facts:
+        facts, sizes = manifest.facts, manifest.parameters
+        return cls(
+            kv_layers=tuple(KVLayer(**layer) for layer in facts["kv_layers"]),
+            dtype=str(sizes["dtype"]),
+            vocab_size=int(facts["vocab_size"]),
+            provider=str(facts["provider"]),
+            threads=threads,
+            limits=Limits(
+                batch=sizes["max_batch"],
+                tokens=sizes["max_prompt"],
+                logits=sizes["max_logits"],
+                capacity=sizes["capacity"],
+            ),
+        )
+
+
+class DeviceBuffers:
+    """Keys and values of all cached layers in the GPU's memory; freed with the last cache that uses them."""
+
+    def __init__(self, stream: Stream, names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: str) -> None:
+        self.tensors = {name: DeviceTensor(stream, shape, dtype) for name, shape in zip(names, shapes, strict=True)}
+        self.recordings: dict[int | None, Recording] = {}
+
+    def read(self) -> list[Floats]:
+        """Copies [B, K, C, E] in float32."""
+        return [tensor.read(tensor.shape).astype(np.float32) for tensor in self.tensors.values()]
+
+    def write(self, arrays: Sequence[Floats]) -> None:
+        """Fill the buffers from arrays [B, K, C, E]."""
+        for tensor, array in zip(self.tensors.values(), arrays, strict=True):
+            tensor.write(array)
+
+    def __del__(self) -> None:
+        for owned in (*self.recordings.values(), *self.tensors.values()):
+            owned.close()
+
+
+class PlanRunner:
+    """Contexts of loaded plans, and the memory for tokens and logits of the largest call."""
+
+    def __init__(
+        self,
+        library: Library,
+        log: Log,
+        stream: Stream,
+        contexts: dict[PhaseName, tensorrt.IExecutionContext],
+        *,
+        facts: _Facts,
+    ) -> None:
+        self.kv_layers, self.dtype, self.vocab_size = facts.kv_layers, facts.dtype, facts.vocab_size
+        self.provider, self.threads, self.limits = facts.provider, facts.threads, facts.limits
+        self._log = log  # the library's objects must not outlive its logger
+        self._stream, self._contexts = stream, contexts
+        self._records = not library.builds_without_gpu  # TensorRT-RTX records by itself
+        self._past_names = [
+            f"past_key_values.{layer.index}.{part}" for layer in self.kv_layers for part in ("key", "value")
+        ]
+        batch, tokens, logits = self.limits.batch, self.limits.tokens, self.limits.logits
+        sizes = {"input_ids": (batch, tokens), WRITE_INDICES: (batch,), "logits_indices": (batch, logits)}
+        self._tokens = {name: DeviceTensor(stream, sizes[name], "int64") for name in TOKENS}
+        self._logits = DeviceTensor(stream, (batch, logits, self.vocab_size), "float32")
+
+    def make_buffers(self, batch: int, capacity: int) -> DeviceBuffers:
+        """Zeros for every cached tensor."""
+        shapes = [(batch, layer.num_kv_heads, capacity, layer.head_dim) for layer in self.kv_layers for _ in range(2)]
+        return DeviceBuffers(self._stream, self._past_names, shapes, self.dtype)
+
+    def run(self, buffers: Buffers, row: int | None, ids: Ints, write_indices: Ints, logits_indices: Ints) -> Logits:
+        """Run new tokens [B, T] of all rows, or of one; returns logits [B, N, V]."""
+        given: dict[str, Ints] = dict(zip(TOKENS, (ids, write_indices, logits_indices), strict=True))
+        for name, array in given.items():
+            self._tokens[name].write(array)
+        device_buffers = cast(DeviceBuffers, buffers)
+        if ids.shape[1] == 1:
+            self._step(device_buffers, row, given)
+        else:
+            self._enqueue(self._bind("prefill", device_buffers, row, given))
+        return self._logits.read((*logits_indices.shape, self.vocab_size))
+
+    def _step(self, buffers: DeviceBuffers, row: int | None, given: dict[str, Ints]) -> None:
+        """One token for every row: after a first time, which may allocate, what was recorded then."""
+        if row in buffers.recordings:
+            buffers.recordings[row].launch()
+            return
+        context = self._bind("decode", buffers, row, given)
+        self._enqueue(context)
+        if self._records:
+            self._stream.wait()
+            buffers.recordings[row] = self._stream.record(lambda: self._enqueue(context))
+
+    def _bind(
+        self, phase: PhaseName, buffers: DeviceBuffers, row: int | None, given: dict[str, Ints]
+    ) -> tensorrt.IExecutionContext:
+        """Tell a phase's context the shapes and addresses; past and present are the same buffer."""
+        context = self._contexts[phase]
+        for name, array in given.items():
+            context.set_input_shape(name, array.shape)
+            context.set_tensor_address(name, self._tokens[name].pointer)
+        for name, tensor in buffers.tensors.items():
+            shape, pointer = tensor.shape, tensor.pointer
+            if row is not None:
+                shape, pointer = (1, *shape[1:]), pointer + row * (tensor.num_bytes // shape[0])
+            context.set_input_shape(name, shape)
+            context.set_tensor_address(name, pointer)
+            context.set_tensor_address(name.replace("past_key_values", "present"), pointer)
+        context.set_tensor_address(LOGITS, self._logits.pointer)
+        return context
+
+    def _enqueue(self, context: tensorrt.IExecutionContext) -> None:
+        if not context.execute_async_v3(self._stream.handle):
+            raise ArtefactError(
+                where=self.provider,
+                expected="a step that runs",
+                found=self._log.problems[-1] if self._log.problems else "no reason",
+                fix="build the engine again on this machine",
+            )
+
+    def close(self) -> None:
+        """Free the contexts and the memory of a call; caches free their own."""
+        self._stream.wait()
+        self._contexts.clear()
+        for tensor in (*self._tokens.values(), self._logits):
+            tensor.close()
+
+
+def _load(library: Library, engine: Path, name: str, log: Log) -> tensorrt.ICudaEngine:
+    trt = library.load()
+    runtime = trt.Runtime(log.logger)
+    # A stripped plan of another library version, or of another GPU, gives None and a message.
+    plan = cast("tensorrt.ICudaEngine | None", runtime.deserialize_cuda_engine((engine / name).read_bytes()))
+    if plan is None:
+        raise _unloadable(library, engine / name, log)
+    manifest = read_manifest(engine, kind="engine")
+    if manifest.parameters["strip_weights"]:
+        _fill_weights(library, plan, engine, log)
+    if manifest.parameters["weight_streaming"]:
+        plan.weight_streaming_budget_v2 = plan.get_weight_streaming_automatic_budget()
+    return plan
+
+
+def _fill_weights(library: Library, plan: tensorrt.ICudaEngine, engine: Path, log: Log) -> None:
+    """Give a stripped plan the weights of the graph beside it."""
+    trt = library.load()
+    refitter = trt.Refitter(plan, log.logger)
+    parser = trt.OnnxParserRefitter(refitter, log.logger)
+    if not (parser.refit_from_file(str(engine / GRAPH)) and refitter.refit_cuda_engine()):
+        raise _unloadable(library, engine / GRAPH, log)
+
+
+def _context(library: Library, plan: tensorrt.ICudaEngine, profile: int, stream: Stream) -> tensorrt.IExecutionContext:
+    context: Any = execution_context(library, plan)
+    context.set_optimization_profile_async(profile, stream.handle)
+    stream.wait()
+    return context
+
+
+def _unloadable(library: Library, path: Path, log: Log) -> ArtefactError:
+    return ArtefactError(
+        where=str(path),
+        expected=f"a plan that {library.compiler} can load on this GPU",
+        found=" ".join((log.problems or ["no reason"])[-1].split())[:300],
+        fix="build the engine again on this machine",
+    )
