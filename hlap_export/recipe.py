@@ -11,16 +11,15 @@ included, is written into the run's folder as `recipe.yaml`: passing that file a
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from hlap_export.errors import RecipeError
+from hlap_export.strict_yaml import Section, parse_yaml
 
 Flavour = Literal["portable", "ort", "trt"]
 DType = Literal["float32", "float16", "bfloat16", "int8", "int4"]
@@ -32,11 +31,7 @@ Count = Annotated[int, Field(ge=1)]
 Lengths = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class PlanSection(_Section):
+class PlanSection(Section):
     """Which layers lose attention, and how that is decided."""
 
     file: Path | None = None
@@ -63,7 +58,7 @@ class PlanSection(_Section):
         return self
 
 
-class ExportSection(_Section):
+class ExportSection(Section):
     """How the ONNX graph looks."""
 
     flavour: Flavour = "ort"
@@ -74,7 +69,7 @@ class ExportSection(_Section):
     """For `int8` and `int4`, how many weights share a scale; left out, 32."""
 
 
-class VerifySection(_Section):
+class VerifySection(Section):
     """How much text the engines' perplexity is measured on; parity needs no setting."""
 
     text: Path | None = None
@@ -85,7 +80,7 @@ class VerifySection(_Section):
     """Tokens in one evaluation window."""
 
 
-class BenchSection(_Section):
+class BenchSection(Section):
     """What is timed, the pruned engine against the dense one."""
 
     prompt_lengths: Lengths = (64, 256, 1024)
@@ -100,7 +95,7 @@ class BenchSection(_Section):
     """How often both engines are loaded anew: each round times everything, so that its luck shows in the intervals."""
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """One run, from a model to a report."""
 
     model: str | None = None
@@ -134,25 +129,7 @@ def load_recipe(path: Path) -> Recipe:
 
 def parse_recipe(text: str, *, where: str = "recipe") -> Recipe:
     """Parse and validate YAML text; `where` names it in errors."""
-    try:
-        loaded = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(
-            where=where, expected="valid YAML", found=" ".join(str(error).split()), fix="correct the syntax there"
-        ) from error
-    values: Any = {} if loaded is None else loaded
-    if not isinstance(values, dict):
-        raise RecipeError(
-            where=where,
-            expected="sections such as plan: and bench:",
-            found=f"a {type(values).__name__}",
-            fix="write `section: {key: value}`; the README shows a recipe",
-        )
-    try:
-        # Through JSON, where strict validation still takes lists as tuples and text as paths.
-        return Recipe.model_validate_json(json.dumps(values, default=str))
-    except ValidationError as error:
-        raise _recipe_error(error, where) from error
+    return parse_yaml(text, Recipe, where=where, example="sections such as plan: and bench:")
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -199,23 +176,6 @@ def parse_alphas(pairs: Sequence[str]) -> dict[int, float] | None:
     return alphas or None
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys without a word; here the second is an error."""
-
-
-def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = cast(Any, loader).construct_object(key_node, deep=True)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} appears twice", key_node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
 def _with_paths_from(recipe: Recipe, folder: Path) -> Recipe:
     def resolved(path: Path | None) -> Path | None:
         return None if path is None else (folder / path).resolve()
@@ -226,57 +186,3 @@ def _with_paths_from(recipe: Recipe, folder: Path) -> Recipe:
     if model is not None and (folder / model).is_dir():
         model = str((folder / model).resolve())
     return recipe.model_copy(update={"plan": plan, "verify": verify, "model": model})
-
-
-def _recipe_error(error: ValidationError, where: str) -> RecipeError:
-    """The first problem, with its path; for an unknown key the nearest known one."""
-    problem = error.errors()[0]
-    path = ".".join(str(part) for part in problem["loc"] if part != "[key]")
-    if problem["type"] == "extra_forbidden":
-        *section, key = (str(part) for part in problem["loc"])
-        known = list(_section_at(section).model_fields)
-        return RecipeError(
-            where=f"{where}: {path}",
-            expected=f"one of {', '.join(known)}",
-            found=f"the unknown key {key!r}",
-            fix=_nearest(key, section, known),
-        )
-    return RecipeError(
-        where=f"{where}: {path}" if path else where,
-        expected=_plainly(str(problem["msg"])),
-        found=repr(problem["input"]) if not isinstance(problem["input"], dict) else "values that contradict it",
-        fix="correct that value, or leave the key out for its default",
-    )
-
-
-def _plainly(message: str) -> str:
-    return message.removeprefix("Value error, ").removeprefix("Input should be ")
-
-
-def _nearest(key: str, section: list[str], known: list[str]) -> str:
-    """The advice for an unknown key: the closest name in its section, else the closest in any section."""
-    here = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if here:
-        return f"did you mean {'.'.join([*section, here[0]])}?"
-    paths = {name.rsplit(".", 1)[-1]: name for name in _all_keys(Recipe)}
-    elsewhere = difflib.get_close_matches(key, paths, n=1)
-    if elsewhere:
-        return f"did you mean {paths[elsewhere[0]]}?"
-    return "remove the key, or correct its name"
-
-
-def _section_at(path: list[str]) -> type[BaseModel]:
-    section: type[BaseModel] = Recipe
-    for part in path:
-        annotation = section.model_fields[part].annotation
-        candidates = (annotation, *get_args(annotation))
-        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return section
-
-
-def _all_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    fields: Mapping[str, Any] = section.model_fields
-    for name, field in fields.items():
-        yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _all_keys(field.annotation, f"{prefix}{name}.")

@@ -50,6 +50,7 @@ ORDER = (
     "verify",
     "bench",
     "report",
+    "strict_yaml",
     "recipe",
     "budget",
     "stages",
