@@ -1,9 +1,31 @@
-"""Plans for the tiny models: a suffix as HARP makes it, holes in the middle, fewer heads, and all of it mixed."""
+"""Plans for the tiny models: a suffix as HARP makes it, holes in the middle, fewer heads, missing MLPs, and all of it.
+
+Those of `FITTED` hold fitted parts, whose weights `save_tiny_fitted` makes up.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
 from hlap_export.checkpoint.layout import ModelLayout
-from hlap_export.plan.pruning_plan import Keep, KeepHeads, ModelIdentity, PruningPlan, Skip, ValueOnly
+from hlap_export.digests import file_sha256
+from hlap_export.plan.pruning_plan import (
+    FittedFile,
+    Keep,
+    KeepHeads,
+    Linear,
+    MlpPlan,
+    ModelIdentity,
+    PruningPlan,
+    RefitMlp,
+    Skip,
+    SkipMlp,
+    ValueOnly,
+)
+from hlap_export.plan.side_file import fitted_shapes
 
 # The tiny models have 4 layers of 6 query heads in 2 KV groups (0-2 and 3-5).
 ATTENTION = {
@@ -17,8 +39,36 @@ ATTENTION = {
         KeepHeads(query_heads=(1,)),
     ),
     "mixed": (KeepHeads(query_heads=(1, 4)), ValueOnly(alpha=0.7), KeepHeads(query_heads=(4, 5)), Skip()),
+    "blocks": (Keep(), Skip(), Keep(), Skip()),
+}
+FITTED = {
+    "linear": (
+        Keep(),
+        Linear(form="low_rank", rank=5),
+        Linear(form="full", rank=48),
+        Linear(form="output", rank=32),
+    ),
+    "refitted": (Keep(), Linear(form="output", rank=32), Keep(), ValueOnly(alpha=0.5)),
+}
+MLP: dict[str, dict[int, MlpPlan]] = {
+    "blocks": {0: SkipMlp(), 1: SkipMlp()},
+    "linear": {3: SkipMlp()},
+    "refitted": {1: RefitMlp(), 2: RefitMlp()},
 }
 
 
 def tiny_plan(name: str, layout: ModelLayout) -> PruningPlan:
-    return PruningPlan(method=name, model=ModelIdentity.of(layout), attention=ATTENTION[name])
+    attention = (ATTENTION | FITTED)[name]
+    return PruningPlan(method=name, model=ModelIdentity.of(layout), attention=attention, mlp=MLP.get(name, {}))
+
+
+def save_tiny_fitted(plan: PruningPlan, layout: ModelLayout, path: Path) -> PruningPlan:
+    """Make up weights for the plan's fitted parts, of the size that trained ones have, and save them."""
+    generator = torch.Generator().manual_seed(4)
+    weights = {
+        name: 0.5 * torch.randn(shape, generator=generator) * shape[-1] ** -0.5
+        for name, shape in sorted(fitted_shapes(plan, layout).items())
+    }
+    save_file(weights, path)
+    fitted = FittedFile(sha256=file_sha256(path), size_bytes=path.stat().st_size, parts=())
+    return plan.model_copy(update={"fitted": fitted})

@@ -16,7 +16,7 @@ from hlap_export.families import FAMILIES
 from hlap_export.plan.pruning_plan import Skip, ValueOnly
 from hlap_export.prune import prune
 from tests.masked_dense import masked_logits
-from tests.plans import ATTENTION, tiny_plan
+from tests.plans import ATTENTION, FITTED, save_tiny_fitted, tiny_plan
 from tests.tiny import VOCAB_SIZE, save_tiny
 
 # Design §5: pruned torch in float32 against the masked dense model.
@@ -25,7 +25,7 @@ RELATIVE_LOGIT_ERROR = 1e-4
 # and the error of a few layers adds up.
 BFLOAT16_LOGIT_ERROR = 3e-2
 
-PLANS = [name for name in ATTENTION if name != "dense"]
+PLANS = [name for name in [*ATTENTION, *FITTED] if name != "dense"]
 IDS = torch.randint(1, VOCAB_SIZE, (2, 21), generator=torch.Generator().manual_seed(1))
 
 
@@ -42,10 +42,13 @@ def pruned(dense: Path, plan_name: str, out: Path) -> Path:
 
 @pytest.mark.parametrize("plan_name", PLANS)
 def test_pruned_logits_equal_the_masked_dense_models(dense: Path, plan_name: str, tmp_path: Path) -> None:
-    checkpoint = pruned(dense, plan_name, tmp_path / "out")
-    reference = masked_logits(
-        load_model(dense, dtype=torch.float32, attention="eager"), tiny_plan(plan_name, read_layout(dense)), IDS
-    )
+    layout, checkpoint, side_file = read_layout(dense), tmp_path / "out", tmp_path / "plan.safetensors"
+    plan = tiny_plan(plan_name, layout)
+    if plan.fits:
+        plan = save_tiny_fitted(plan, layout, side_file)
+    prune(dense, plan, checkpoint, fitted=side_file)
+    fitted = load_file(side_file) if plan.fits else {}
+    reference = masked_logits(load_model(dense, dtype=torch.float32, attention="eager"), plan, IDS, fitted=fitted)
     with torch.no_grad():
         logits = load_model(checkpoint, dtype=torch.float32)(input_ids=IDS).logits
     assert (logits - reference).abs().max() <= RELATIVE_LOGIT_ERROR * reference.abs().max()
