@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from hlap_export.engines.base import GRAPH, Compiled, Session, Unavailable
 from hlap_export.engines.ort_concatenated import ConcatenatedCacheSession
 from hlap_export.engines.ort_in_place import NUM_KEPT, InPlaceSession
 from hlap_export.engines.ort_static import OrtRunner, is_static
+from hlap_export.engines.ort_tracing import RecordingSession, graph_values, with_outputs
 from hlap_export.engines.static_cache import StaticCacheSession
+from hlap_export.engines.tracing import GraphValue, TracedSession
 from hlap_export.errors import ArtefactError
 
 DATA = "model.onnx.data"
@@ -92,9 +95,27 @@ class OnnxRuntimeBackend:
         Raises:
             ArtefactError: the graph or its weights can't be loaded.
         """
+        return self._decoder(_load(engine / GRAPH, self._load_options(threads), self.provider), threads)
+
+    def graph_values(self, engine: Path) -> tuple[GraphValue, ...]:
+        """Every value of the optimised graph, in the order of computation."""
+        return graph_values(engine / GRAPH)
+
+    def open_traced(self, engine: Path, names: Sequence[str], *, threads: int) -> TracedSession:
+        """Load the optimised graph so that it also hands out the values of these names."""
+        options = self._load_options(threads)
+        # The graph comes from memory; its weights still lie in the engine's folder.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(engine))
+        content = with_outputs(engine / GRAPH, names)
+        session = RecordingSession(_load(engine / GRAPH, options, self.provider, content), names)
+        return TracedSession(self._decoder(session, threads), session.take, pads_right=is_static(session))
+
+    def _load_options(self, threads: int) -> Any:
         options = _options(threads=threads)
         options.graph_optimization_level = _level(self.load_level)
-        session = _load(engine / GRAPH, options, self.provider)
+        return options
+
+    def _decoder(self, session: Any, threads: int) -> Session:
         if is_static(session):
             return StaticCacheSession(OrtRunner(session, provider=self.provider, threads=threads))
         keeps_in_place = NUM_KEPT in (optional.name for optional in session.get_overridable_initializers())
@@ -126,10 +147,13 @@ def _options(*, threads: int) -> Any:
     return options
 
 
-def _load(graph: Path, options: Any, provider: str) -> Any:
+def _load(graph: Path, options: Any, provider: str, content: bytes | None = None) -> Any:
+    """A session of the graph in a file, or of `content` in its place."""
     try:
         # Without this flag ONNX Runtime would print and go on with another provider.
-        session = _onnxruntime().InferenceSession(str(graph), options, providers=[provider], enable_fallback=0)
+        session = _onnxruntime().InferenceSession(
+            content or str(graph), options, providers=[provider], enable_fallback=0
+        )
     except Exception as error:  # its exception classes derive from Exception alone
         if "NOT_IMPLEMENTED" in str(error):
             raise ArtefactError(

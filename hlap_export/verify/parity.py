@@ -159,7 +159,7 @@ def pad_left(rows: Sequence[Row]) -> PaddedBatch:
     ids = np.stack(
         [np.concatenate([np.resize(row.ids, pad)[::-1], row.ids]) for row, pad in zip(rows, padding, strict=True)]
     )
-    columns = np.arange(ids.shape[1])
+    columns = np.arange(width + rows[0].ids.size - rows[0].prompt_length)
     return PaddedBatch(
         ids=ids,
         mask=(columns[None] >= padding[:, None]).astype(np.int64),

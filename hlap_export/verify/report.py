@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from hlap_export.errors import CheckFailed
+from hlap_export.verify.advice import advice, fault_in_words
 
 
 class _Record(BaseModel):
@@ -70,6 +71,31 @@ class Greedy(_Record):
     first_divergence: Divergence | None
     steps_agreed: int
     """Decode steps of the first row until both choose differently for the first time, or all of them."""
+
+
+class PartError(_Record):
+    """A part's own error: |Δ| / |expected| of the worst token, both sides from the engine's own input to that part."""
+
+    name: str
+    error_ratio: float
+
+
+class Fault(_Record):
+    """Where the engine goes wrong: the first part whose own error is beyond the bound, or else the worst."""
+
+    check: str
+    """The check that was run again to find it."""
+    part: str
+    """"embedding", "layer 5" or "head"."""
+    error_ratio: float
+    bound: float
+    is_beyond_bound: bool
+    num_beyond_bound: int
+    """Parts beyond the bound: of nearly all, the checkpoint is another one."""
+    tensor: PartError | None
+    """The layer's first tensor that is wrong; None outside of layers, or where the graph names none of them."""
+    parts: tuple[PartError, ...]
+    """Every part, in the order of computation."""
 
 
 class TokenSource(_Record):
@@ -142,6 +168,8 @@ class VerifyReport(_Record):
     checks: tuple[Check, ...]
     agreement: tuple[Agreement, ...]
     greedy: Greedy
+    fault: Fault | None
+    """After a failed check, where the engine can be looked into; also without one if it was asked for."""
     perplexity: Perplexity | None
     passed: bool
     seconds: float
@@ -166,29 +194,11 @@ class VerifyReport(_Record):
         worst = failed[0]
         place = worst.location
         where = f" at batch row {place.batch_row}, position {place.position}, token {place.token}" if place else ""
+        fault = f", {fault_in_words(self.fault)}" if self.fault else ""
         others = f"; also failed: {', '.join(check.name for check in failed[1:])}" if failed[1:] else ""
         raise CheckFailed(
             where=f"{self.candidate} against {self.reference}, check {worst.name!r}",
             expected=f"{worst.rule} {worst.bound:g} ({self.dtype})",
-            found=f"{worst.value:.3g}{where}{others}",
-            fix=_advice({check.name for check in self.checks if check.passed}),
+            found=f"{worst.value:.3g}{where}{fault}{others}",
+            fix=advice({check.name for check in self.checks if check.passed}, self.fault),
         )
-
-
-def _advice(passed: set[str]) -> str:
-    """What to try, from which checks still passed."""
-    if "prefill logits" not in passed:
-        return (
-            "pass the checkpoint that this engine was exported from as --reference; if it is that one, export and "
-            "build again (in float32 if the dtype is a smaller one) and report the model if it still fails"
-        )
-    if "cached decode logits" not in passed or "chunked prefill logits" not in passed:
-        return "prefill is right, so the cache is at fault: export again, and report the model if it still fails"
-    if "padded prefill logits" not in passed or "padded decode logits" not in passed:
-        return "single rows are right, so padding is at fault: run it without padding, and report the model"
-    if "long context logits" not in passed:
-        return (
-            "short rows are right, so long contexts are at fault: don't run it on sequences that long, and report the "
-            "model"
-        )
-    return "logits are within bounds, so the loss is biased or near-ties flip: export in a larger dtype"

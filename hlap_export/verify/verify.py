@@ -16,11 +16,12 @@ from hlap_export.engines import open_session, require_intact
 from hlap_export.errors import ArtefactError
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.texts import TokenText, has_tokenizer, read_tokens, require_window_length, spread_windows
-from hlap_export.verify.options import CONTEXT_STEPS, Lengths, VerifyOptions, fit_lengths
-from hlap_export.verify.parity import Parity, Row, check_parity, cut_rows
+from hlap_export.verify.fault import find_fault
+from hlap_export.verify.options import VerifyOptions, fit_lengths
+from hlap_export.verify.parity import DECODE, Parity, check_parity
 from hlap_export.verify.perplexity import compare_losses, window_losses
-from hlap_export.verify.reference import reference_of
-from hlap_export.verify.report import Perplexity, TokenSource, VerifyReport
+from hlap_export.verify.report import Fault, Perplexity, TokenSource, VerifyReport
+from hlap_export.verify.sequences import Sequences, random_ids, sequences_of
 from hlap_export.verify.tolerances import tolerance_for
 
 Ids = NDArray[np.int64]
@@ -65,15 +66,15 @@ def verify(
     if tokens is not None:  # one "window" of all parity tokens: raises where the text is too short for them
         spread_windows(tokens, windows=1, window_length=lengths.parity_tokens)
     steps = Steps(1 + (0 if windows is None else len(windows) * (2 if baseline else 1)), on_progress)
-    ids = _random_ids(vocab_size, lengths, options.seed) if tokens is None else tokens.ids
-    sequences, num_streamed_layers = _sequences(ids, reference, lengths, options)
+    ids = random_ids(vocab_size, lengths, options.seed) if tokens is None else tokens.ids
+    sequences = sequences_of(ids, reference, lengths, options)
     outcome = _run_engines(candidate, baseline, sequences, windows, options, steps)
     return VerifyReport(
         candidate=str(candidate),
         candidate_digest=manifest.digest,
         reference=str(reference),
         reference_digest=folder_digest(reference),
-        reference_streamed_layers=num_streamed_layers,
+        reference_streamed_layers=sequences.num_streamed_layers,
         baseline=str(baseline) if baseline else None,
         baseline_digest=baseline_digest,
         engine=str(manifest.parameters["engine"]),
@@ -88,6 +89,7 @@ def verify(
         checks=outcome.parity.checks,
         agreement=outcome.parity.agreement,
         greedy=outcome.parity.greedy,
+        fault=_fault(candidate, reference, outcome, sequences, options),
         perplexity=outcome.perplexity,
         passed=all(check.passed for check in outcome.parity.checks),
         seconds=round(time.perf_counter() - started, 3),
@@ -111,37 +113,6 @@ def _shared_vocabulary(manifest: Manifest, reference: Path) -> int:
             fix="pass that checkpoint as --reference",
         )
     return engines
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Sequences:
-    """The parity rows, and the long one where there is one."""
-
-    rows: tuple[Row, ...]
-    context: Row | None
-
-
-def _sequences(ids: Ids, reference: Path, lengths: Lengths, options: VerifyOptions) -> tuple[_Sequences, int]:
-    """The rows with the reference's logits, and how many of its layers were loaded one at a time."""
-    cut = cut_rows(ids, lengths.prompt_lengths, lengths.decode_steps)
-    # A text that is too short for the long row is read again from its start.
-    long_ids = np.resize(np.roll(ids, -lengths.parity_tokens), lengths.context_length)
-    long_prompt = lengths.context_length - CONTEXT_STEPS
-    prompts, firsts = [*lengths.prompt_lengths], [0] * len(cut)
-    if lengths.context_length:
-        cut, prompts, firsts = (*cut, long_ids), [*prompts, long_prompt], [*firsts, long_prompt - 1]
-    expected = reference_of(reference, cut, firsts=firsts, max_memory=options.max_memory)
-    rows = [
-        Row(ids=row, prompt_length=prompt, expected=logits, first=first)
-        for row, prompt, logits, first in zip(cut, prompts, expected.logits, firsts, strict=True)
-    ]
-    context = rows.pop() if lengths.context_length else None
-    return _Sequences(rows=tuple(rows), context=context), expected.num_streamed_layers
-
-
-def _random_ids(vocab_size: int, lengths: Lengths, seed: int) -> Ids:
-    count = lengths.parity_tokens + lengths.context_length
-    return np.random.default_rng(seed).integers(0, vocab_size, count, dtype=np.int64)
 
 
 def _windows(tokens: TokenText, reference: Path, options: VerifyOptions) -> Ids:
@@ -178,7 +149,7 @@ class _Outcome:
 def _run_engines(
     candidate: Path,
     baseline: Path | None,
-    sequences: _Sequences,
+    sequences: Sequences,
     windows: Ids | None,
     options: VerifyOptions,
     steps: Steps,
@@ -195,6 +166,18 @@ def _run_engines(
         dense = None if baseline is None else _losses(baseline, windows, options, steps)
         perplexity = compare_losses(losses, dense, window_length=options.window_length)
     return _Outcome(provider=provider, dtype=dtype, threads=threads, parity=parity, perplexity=perplexity)
+
+
+def _fault(
+    candidate: Path, reference: Path, outcome: _Outcome, sequences: Sequences, options: VerifyOptions
+) -> Fault | None:
+    """Where the first failed check goes wrong; with `bisect` what every part's error is, though none failed."""
+    failed = [check for check in outcome.parity.checks if not check.passed]
+    if not failed and not options.bisect:
+        return None
+    check = failed[0] if failed else next(check for check in outcome.parity.checks if check.name == DECODE)
+    rows = sequences.of_check(check.name)
+    return find_fault(candidate, reference, check, rows, tolerance_for(outcome.dtype), options)
 
 
 def _losses(engine: Path, windows: Ids, options: VerifyOptions, steps: Steps) -> Losses:
