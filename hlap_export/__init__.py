@@ -2,7 +2,8 @@
 
 Each verb of the command line is one function here:
 
-    from hlap_export import plan, prune, export, lint, build, verify, bench, generate, bundle, run, inspect, doctor
+    from hlap_export import plan, prune, export, lint, build, verify, bench, gate
+    from hlap_export import generate, bundle, run, inspect, doctor
 
 The functions are imported when they are first used: `import hlap_export` itself loads no framework.
 """
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hlap_export.doctor import doctor as doctor
     from hlap_export.engines import build as build
     from hlap_export.export import export as export
+    from hlap_export.gate import gate as gate
     from hlap_export.generate import generate as generate
     from hlap_export.inspection import inspect as inspect
     from hlap_export.lint import lint as lint
@@ -34,6 +36,7 @@ __all__ = [
     "bundle",
     "doctor",
     "export",
+    "gate",
     "generate",
     "inspect",
     "lint",
@@ -68,6 +71,7 @@ class _PublicApi(ModuleType):
     bundle = _Verb("hlap_export.bundles", "bundle")
     doctor = _Verb("hlap_export.doctor", "doctor")
     export = _Verb("hlap_export.export", "export")
+    gate = _Verb("hlap_export.gate", "gate")
     generate = _Verb("hlap_export.generate", "generate")
     inspect = _Verb("hlap_export.inspection", "inspect")
     lint = _Verb("hlap_export.lint", "lint")

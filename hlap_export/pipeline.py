@@ -9,6 +9,7 @@ A run's folder:
     engine/{dense,pruned}/  both as engines
     verify.json             is the pruned engine right, and how well does it predict text?
     bench.json              is it faster, and smaller in memory?
+    results.json            the numbers with their intervals, for `gate`
     summary.json            all of it, for a machine
     report.html report.md   and for a person, with and without pictures
 """
@@ -26,6 +27,7 @@ from hlap_export.engines import build
 from hlap_export.engines.build import usable_backend
 from hlap_export.export import export
 from hlap_export.export.flavours import require_available
+from hlap_export.gate.collect import read_results
 from hlap_export.hub import model_name, resolve_model
 from hlap_export.plan import CalibrationOptions, PruningPlan, load_plan, plan
 from hlap_export.plan.pruning_plan import validate_plan
@@ -98,6 +100,7 @@ def run(
     folders = Folders(checkpoints=checkpoints, graphs=graphs, origins=stages.origins())
     summary = summarise(model_name(asked.model), folders, planned, verified, timed)
     write_text_whole(out / "summary.json", summary.model_dump_json(indent=2) + "\n")
+    write_text_whole(out / "results.json", read_results(out).model_dump_json(indent=2) + "\n")
     write_text_whole(out / "report.md", markdown_report(summary))
     write_text_whole(out / "report.html", html_report(summary))
     return summary

@@ -17,6 +17,8 @@ from rich.text import Text
 from hlap_export.bench.report import BenchReport
 from hlap_export.budget import Budget, parse_size
 from hlap_export.doctor import Diagnosis
+from hlap_export.gate.report import GateReport
+from hlap_export.gate.screen import render_gate
 from hlap_export.generate import Generation
 from hlap_export.inspection import Inspection
 from hlap_export.lint.report import LintReport
@@ -130,6 +132,11 @@ def _(result: BenchReport) -> RenderableType:
 @render.register
 def _(result: LintReport) -> RenderableType:
     return render_lint(result)
+
+
+@render.register
+def _(result: GateReport) -> RenderableType:
+    return render_gate(result)
 
 
 @render.register

@@ -30,6 +30,7 @@ VERBS = (
     "build",
     "verify",
     "bench",
+    "gate",
     "generate",
     "bundle",
     "inspect",

@@ -1,0 +1,187 @@
+"""From the reports of a run to the metrics that a gate judges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+
+from hlap_export.bench.report import BenchReport, LatencyRow, MemoryRow
+from hlap_export.digests import file_sha256
+from hlap_export.errors import ArtefactError
+from hlap_export.gate.results import Estimate, Metric, MetricName, Origin, Results, Windows
+from hlap_export.verify.report import VerifyReport
+
+BENCH, VERIFY = "bench.json", "verify.json"
+Report = TypeVar("Report", bound=BaseModel)
+
+
+def read_results(path: Path) -> Results:
+    """The results of a run's folder, of a report that `bench` or `verify` printed as JSON, or that `gate` accepted.
+
+    Raises:
+        ArtefactError: nothing of that, or reports of different engines.
+    """
+    if path.is_dir():
+        files = [path / name for name in (VERIFY, BENCH) if (path / name).is_file()]
+        if not files:
+            raise ArtefactError(
+                where=str(path),
+                expected=f"a run's folder with {VERIFY} and {BENCH}",
+                found="neither of them" if path.is_dir() else "no such folder",
+                fix="pass what `hlap-export run` wrote, or the JSON of `bench` or `verify`",
+            )
+        reports = [_read_report(file) for file in files]
+        if any(isinstance(report, Results) for report in reports):
+            raise _not_results(path, "results under the name of a report")
+        return collect(
+            next((each for each in reports if isinstance(each, VerifyReport)), None),
+            next((each for each in reports if isinstance(each, BenchReport)), None),
+            origins=tuple(Origin(file=file.name, sha256=file_sha256(file)) for file in files),
+        )
+    report = _read_report(path)
+    if isinstance(report, Results):
+        return report
+    origin = Origin(file=path.name, sha256=file_sha256(path))
+    if isinstance(report, VerifyReport):
+        return collect(report, None, origins=(origin,))
+    return collect(None, report, origins=(origin,))
+
+
+def collect(verified: VerifyReport | None, timed: BenchReport | None, *, origins: tuple[Origin, ...] = ()) -> Results:
+    """Every number of the reports that a rule can name.
+
+    Raises:
+        ArtefactError: they are of different engines.
+    """
+    reports = [report for report in (verified, timed) if report is not None]
+    assert reports, "at least one report"
+    if verified is not None and timed is not None and verified.candidate_digest != timed.candidate_digest:
+        raise ArtefactError(
+            where=f"{VERIFY} and {BENCH}",
+            expected="reports of the same engine",
+            found=f"{verified.candidate_digest[:12]} and {timed.candidate_digest[:12]}",
+            fix="verify and bench the same engine, or pass one of the files alone",
+        )
+    latest = reports[-1]
+    metrics = [*(_of_verify(verified) if verified else ()), *(_of_bench(timed) if timed else ())]
+    return Results(
+        candidate_digest=latest.candidate_digest,
+        dense_digest=latest.baseline_digest,
+        dtype=latest.dtype,
+        threads=latest.threads,
+        machine=latest.machine,
+        versions=latest.versions,
+        disturbed=timed.conditions.disturbed if timed else (),
+        origins=origins,
+        metrics=tuple(metrics),
+    )
+
+
+def _of_verify(report: VerifyReport) -> Iterator[Metric]:
+    failed = sum(not check.passed for check in report.checks)
+    yield Metric(name="failed_checks", estimate=Estimate.exactly(failed), source=f"{VERIFY}#/checks")
+    for index, check in enumerate(report.checks):
+        yield Metric(
+            name="check",
+            check=check.name,
+            estimate=Estimate.exactly(check.value),
+            source=f"{VERIFY}#/checks/{index}",
+        )
+    agreement = Estimate.exactly(report.greedy.agreement)
+    yield Metric(name="greedy_agreement", estimate=agreement, source=f"{VERIFY}#/greedy/agreement")
+    if (measured := report.perplexity) is not None:
+        of, source = measured.candidate, f"{VERIFY}#/perplexity"
+        tokens = report.tokens
+        text = f"{tokens.sha256 or f'random {tokens.seed}'}, {measured.num_windows} x {measured.window_length}"
+        yield Metric(
+            name="perplexity",
+            estimate=Estimate(value=of.perplexity, low=of.perplexity_low, high=of.perplexity_high),
+            to_dense=_increase(measured.increase_ratio, measured.increase_ratio_low, measured.increase_ratio_high),
+            windows=Windows(text=text, losses_nats_per_token=of.window_losses_nats_per_token),
+            source=source,
+        )
+
+
+def _increase(value: float | None, low: float | None, high: float | None) -> Estimate | None:
+    if value is None or low is None or high is None:
+        return None
+    return Estimate(value=1 + value, low=1 + low, high=1 + high)
+
+
+def _of_bench(report: BenchReport) -> Iterator[Metric]:
+    for index, row in enumerate(report.latency):
+        yield from _of_row(row, f"{BENCH}#/latency/{index}")
+    ours, dense = report.candidate_memory, report.baseline_memory
+    sizes: dict[MetricName, str] = {
+        "peak_memory_bytes": "peak_rss_bytes",
+        "engine_bytes": "engine_file_bytes",
+        "weight_bytes": "weight_bytes",
+        "kv_bytes_per_token": "kv_bytes_per_token",
+    }
+    for name, field in sizes.items():
+        if (size := _size(ours, field)) is not None:
+            whole = _size(dense, field)
+            yield Metric(
+                name=name,
+                estimate=Estimate.exactly(size),
+                to_dense=Estimate.exactly(size / whole) if whole else None,
+                source=f"{BENCH}#/candidate_memory/{field}",
+            )
+
+
+def _of_row(row: LatencyRow, source: str) -> Iterator[Metric]:
+    time = row.candidate
+    ratio = Estimate(value=row.ratio, low=row.ratio_low, high=row.ratio_high)
+    point = {"batch": row.batch, "tokens": row.num_tokens, "noise": row.noise, "source": source}
+    yield Metric.model_validate(
+        point
+        | {
+            "name": f"{row.phase}_ms",
+            "estimate": Estimate(value=time.p50_ms, low=time.p50_low_ms, high=time.p50_high_ms),
+            "to_dense": ratio,
+        }
+    )
+    yield Metric.model_validate(point | {"name": f"{row.phase}_ratio", "estimate": ratio})
+
+
+def _size(row: MemoryRow, field: str) -> int | None:
+    return getattr(row, field)
+
+
+def _read_report(path: Path) -> VerifyReport | BenchReport | Results:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _not_results(path, str(error.strerror if isinstance(error, OSError) else error)) from error
+    try:
+        loaded: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _not_results(path, f"no JSON ({error})") from error
+    kind = cast(dict[str, Any], loaded).get("format") if isinstance(loaded, dict) else None
+    for model in (VerifyReport, BenchReport, Results):
+        if kind == model.model_fields["format"].default:
+            return _validated(path, text, model)
+    raise _not_results(path, f"format {kind!r}")
+
+
+def _validated(path: Path, text: str, model: type[Report]) -> Report:
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise _not_results(path, f"{place}: {problem['msg']}") from error
+
+
+def _not_results(path: Path, found: str) -> ArtefactError:
+    return ArtefactError(
+        where=str(path),
+        expected=f"a run's folder, {BENCH}, {VERIFY}, or results that `gate --accept` wrote",
+        found=found,
+        fix="pass what `hlap-export run` wrote, or the JSON that `bench --json` or `verify --json` printed; results of "
+        "an earlier version must be measured again",
+    )
