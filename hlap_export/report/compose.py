@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hlap_export.artifacts import Manifest, read_manifest
+from hlap_export.bench import report as bench
 from hlap_export.bench.report import BenchReport
 from hlap_export.checkpoint.layout import ModelLayout, read_layout
 from hlap_export.plan.pruning_plan import PruningPlan
-from hlap_export.report.summary import Check, Curve, Latency, LayerRow, Origin, Perplexity, Size, Summary, Text
+from hlap_export.report.summary import (
+    Check,
+    Curve,
+    Extrapolated,
+    Latency,
+    LayerRow,
+    Origin,
+    Perplexity,
+    Size,
+    Summary,
+    Text,
+    Timing,
+)
 from hlap_export.verify.report import VerifyReport
 
 
@@ -43,7 +57,10 @@ def summarise(
         checks=check_rows(verified),
         greedy_agreement=verified.greedy.agreement,
         latency=latency_rows(timed),
+        extrapolated=extrapolated_rows(timed),
         is_noisy=timed.noisy,
+        disturbed=timed.conditions.disturbed,
+        conditions=_conditions(timed),
         machine=timed.machine,
         versions=timed.versions,
         origins=folders.origins,
@@ -117,6 +134,8 @@ def held_out_perplexity(verified: VerifyReport) -> Perplexity | None:
         ),
         dense=measured.baseline.perplexity,
         pruned=measured.candidate.perplexity,
+        increase_ratio_low=measured.increase_ratio_low,
+        increase_ratio_high=measured.increase_ratio_high,
     )
 
 
@@ -125,18 +144,58 @@ def latency_rows(timed: BenchReport) -> tuple[Latency, ...]:
     return tuple(
         Latency(
             phase=row.phase,
+            batch=row.batch,
             num_tokens=row.num_tokens,
-            dense_p50_ms=row.baseline.p50_ms,
-            dense_p90_ms=row.baseline.p90_ms,
-            pruned_p50_ms=row.candidate.p50_ms,
-            pruned_p90_ms=row.candidate.p90_ms,
+            dense=_timing(row.baseline, row.baseline_limit),
+            pruned=_timing(row.candidate, row.candidate_limit),
             speedup=1 / row.ratio,
             speedup_low=1 / row.ratio_high,
             speedup_high=1 / row.ratio_low,
+            limit_speedup=1 / row.limit_ratio,
             noise=row.noise,
         )
         for row in timed.latency
     )
+
+
+def _timing(timing: bench.Timing, limit: bench.Limit) -> Timing:
+    measured = timing.model_dump(exclude={"tokens_per_second"})
+    return Timing.model_validate({**measured, "limit_ms": limit.min_ms})
+
+
+def extrapolated_rows(timed: BenchReport) -> tuple[Extrapolated, ...]:
+    """Longer contexts than were timed, turned round likewise."""
+    return tuple(
+        Extrapolated(
+            batch=row.batch,
+            num_tokens=row.num_tokens,
+            longest_timed=row.longest_timed,
+            dense_ms=row.baseline_ms,
+            pruned_ms=row.candidate_ms,
+            speedup=1 / row.ratio,
+            speedup_low=1 / row.ratio_high,
+            speedup_high=1 / row.ratio_low,
+        )
+        for row in timed.extrapolated
+    )
+
+
+def _conditions(timed: BenchReport) -> dict[str, Any]:
+    """The machine's state and speed, without what it didn't say."""
+    found, speed = timed.conditions, timed.speed
+    facts: dict[str, Any] = {
+        "clock_mhz": found.after.clock_mhz,
+        "governor": found.after.governor,
+        "power_watts": found.power_watts,
+        "temperature_celsius": found.after.temperature_celsius,
+        "load_average": found.before.load_average,
+        "other_cpu_ratio": found.other_cpu_ratio,
+        "stolen_cpu_ratio": found.stolen_cpu_ratio,
+        "gpus": ", ".join(gpu.name for gpu in found.after.gpus) or None,
+        "flops_per_second": speed and speed.flops_per_second,
+        "read_bytes_per_second": speed and speed.reads[-1].bytes_per_second,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def layer_rows(layout: ModelLayout, plan: PruningPlan | None) -> tuple[LayerRow, ...]:

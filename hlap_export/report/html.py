@@ -8,9 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hlap_export.report import pictures, wording
 from hlap_export.report.charts.layer_columns import layer_columns
-from hlap_export.report.summary import Latency, Origin, Phase, Summary
-
-SHORT_DIGEST = 12
+from hlap_export.report.sources import sources
+from hlap_export.report.summary import Latency, Phase, Summary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,15 +19,6 @@ class Tile:
     value: str
     name: str
     detail: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """One link of the chain that a number can be followed back along."""
-
-    name: str
-    digest: str
-    made_from: tuple[str, ...]
 
 
 def html_report(summary: Summary) -> str:
@@ -90,18 +80,3 @@ def _longest(summary: Summary, phase: Phase) -> Latency | None:
     """The row of the most tokens, at the smallest batch."""
     rows = [row for row in summary.latency if row.phase == phase]
     return max(rows, key=lambda row: (row.num_tokens, -row.batch), default=None)
-
-
-def sources(origins: tuple[Origin, ...]) -> list[Source]:
-    """The chain in words: an input that another stage of the run made is called by that stage's name."""
-    names = {origin.digest: origin.name for origin in origins}
-    return [
-        Source(
-            name=origin.name,
-            digest=origin.digest,
-            made_from=tuple(
-                names.get(digest) or f"{name} {digest[:SHORT_DIGEST]}" for name, digest in origin.made_from.items()
-            ),
-        )
-        for origin in origins
-    ]

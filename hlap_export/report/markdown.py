@@ -5,6 +5,7 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hlap_export.report import wording
+from hlap_export.report.sources import sources
 from hlap_export.report.summary import Summary
 
 
@@ -18,4 +19,6 @@ def markdown_report(summary: Summary) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    return environment.get_template("report.md.jinja").render(summary=summary, wording=wording)
+    return environment.get_template("report.md.jinja").render(
+        summary=summary, wording=wording, sources=sources(summary.origins)
+    )

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 from hlap_export.report import wording
 from hlap_export.report.charts.bars import Pair, pair_chart
 from hlap_export.report.charts.intervals import Interval, interval_chart
 from hlap_export.report.charts.line_chart import Axis, Line, Point, line_chart
 from hlap_export.report.charts.scales import padded
-from hlap_export.report.summary import Curve, Latency, Phase, Size, Summary
+from hlap_export.report.summary import Curve, Extrapolated, Latency, Phase, Size, Summary
 
+EngineName = Literal["dense", "pruned"]
+ENGINES: tuple[EngineName, ...] = ("dense", "pruned")
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 STEEP = 20
-"""Where the largest value is so many times the smallest, an axis counts in powers."""
+"""Where the largest value is so many times the smallest, perplexity is drawn in powers."""
+WIDE = 80
+"""Likewise for tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,31 +83,20 @@ def _kind(row: Latency) -> tuple[int, int]:
 
 def _latency_figure(summary: Summary, phase: Phase, batch: int, rows: tuple[Latency, ...]) -> Figure:
     rows = tuple(sorted(rows, key=lambda row: row.num_tokens))
-    lines = [_latency_line("dense", rows), _latency_line("pruned", rows)]
-    lines += _limit_lines(rows)
+    lines = [line for name in ENGINES for line in _engine_lines(name, rows)]
     further = [row for row in summary.extrapolated if row.batch == batch] if phase == "decode" else []
     if further:
-        last, names = rows[-1], ("dense", "pruned")
-        for name, start in zip(names, (last.dense_p50_ms, last.pruned_p50_ms), strict=True):
-            points = [Point(x=last.num_tokens, y=start, is_marked=False)]
-            points += [Point(x=row.num_tokens, y=getattr(row, f"{name}_ms"), is_marked=False) for row in further]
-            lines.append(Line(name="", style=f"{name} dotted", points=tuple(points)))
-    tokens = sorted({point.x for line in lines for point in line.points})
-    times = [value for line in lines for point in line.points for value in (point.y, point.high or point.y)]
-    is_log = len(tokens) > 1 and tokens[-1] / max(tokens[0], 1) > STEEP * 4
-    first, last_token = (tokens[0], tokens[-1]) if is_log else (0.0, tokens[-1])
+        lines += [_further(name, rows[-1], further) for name in ENGINES]
     rows_said = "" if batch == 1 else f", {batch} rows at once"
     what = "prompt tokens" if phase == "prefill" else "tokens in the cache"
-    caption = f"{'Prefill' if phase == 'prefill' else 'Decode'}{rows_said}: median, "
-    caption += "its 95 % interval" if rows[0].dense_low_ms is not None else "bar up to the 90th percentile"
-    if any(row.dense_limit_ms is not None for row in rows):
-        caption += "; dashed: what arithmetic and memory traffic need at the least"
-    if further:
-        caption += "; dotted: extrapolated, not measured"
+    caption = f"{phase.capitalize()}{rows_said}: median with its 95 % interval"
+    caption += "; dashed: what arithmetic and memory traffic need at the least" if len(lines) > len(ENGINES) else ""
+    caption += "; dotted: extrapolated, not measured" if further else ""
+    times = [point.high or point.y for line in lines for point in line.points]
     return Figure(
         svg=line_chart(
             tuple(lines),
-            Axis(title=what, low=first, high=last_token, is_log=is_log, ticks=tuple(tokens), label=wording.in_tokens),
+            _token_axis(what, sorted({point.x for line in lines for point in line.points})),
             Axis(title="milliseconds", low=0.0, high=1.06 * max(times)),
             label=f"{phase} time against {what}{rows_said}, dense and pruned",
         ),
@@ -110,40 +104,53 @@ def _latency_figure(summary: Summary, phase: Phase, batch: int, rows: tuple[Late
     )
 
 
-def _latency_line(name: str, rows: tuple[Latency, ...]) -> Line:
-    points: list[Point] = []
-    for row in rows:
-        is_dense = name == "dense"
-        median = row.dense_p50_ms if is_dense else row.pruned_p50_ms
-        low = row.dense_low_ms if is_dense else row.pruned_low_ms
-        high = row.dense_high_ms if is_dense else row.pruned_high_ms
-        if low is None or high is None:
-            low, high = median, row.dense_p90_ms if is_dense else row.pruned_p90_ms
-        said = f"{name}, {row.num_tokens} tokens: {wording.in_ms(median)}"
-        points.append(Point(x=row.num_tokens, y=median, low=low, high=high, hint=said))
-    return Line(name=name, style=name, points=tuple(points))
+def _token_axis(title: str, tokens: list[float]) -> Axis:
+    is_log = tokens[-1] / max(tokens[0], 1) > WIDE
+    return Axis(
+        title=title,
+        low=tokens[0] if is_log else 0.0,
+        high=tokens[-1],
+        is_log=is_log,
+        ticks=tuple(tokens),
+        label=wording.in_tokens,
+    )
 
 
-def _limit_lines(rows: tuple[Latency, ...]) -> list[Line]:
-    """The least time that the machine allows, for both."""
-    pairs = [(row.num_tokens, row.dense_limit_ms, row.pruned_limit_ms) for row in rows]
-    if any(dense is None or pruned is None for _, dense, pruned in pairs):
-        return []
-    return [
-        Line(
-            name="",
-            style=f"{name} dashed",
-            points=tuple(Point(x=pair[0], y=pair[place] or 0.0, is_marked=False) for pair in pairs),
+def _engine_lines(name: EngineName, rows: tuple[Latency, ...]) -> list[Line]:
+    """What was measured of one engine, and the least time that the machine allows it."""
+    timed = [(row.num_tokens, row.dense if name == "dense" else row.pruned) for row in rows]
+    measured = tuple(
+        Point(
+            x=tokens,
+            y=timing.p50_ms,
+            low=timing.p50_low_ms,
+            high=timing.p50_high_ms,
+            hint=f"{name}, {tokens} tokens: {wording.in_ms(timing.p50_ms)}, p90 {wording.in_ms(timing.p90_ms)}",
         )
-        for place, name in ((1, "dense"), (2, "pruned"))
+        for tokens, timing in timed
+    )
+    least = tuple(
+        Point(x=tokens, y=timing.limit_ms, is_marked=False) for tokens, timing in timed if timing.limit_ms is not None
+    )
+    lines = [Line(name=name, style=name, points=measured)]
+    return [*lines, Line(name="", style=f"{name} dashed", points=least)] if least else lines
+
+
+def _further(name: EngineName, last: Latency, further: list[Extrapolated]) -> Line:
+    """From the last measured point on."""
+    is_dense = name == "dense"
+    points = [Point(x=last.num_tokens, y=(last.dense if is_dense else last.pruned).p50_ms, is_marked=False)]
+    points += [
+        Point(x=row.num_tokens, y=row.dense_ms if is_dense else row.pruned_ms, is_marked=False) for row in further
     ]
+    return Line(name="", style=f"{name} dotted", points=tuple(points))
 
 
 def speedup_figure(summary: Summary) -> Figure:
     """How many times faster each step is, with its interval."""
     rows = tuple(
         Interval(
-            name=wording.of_step(row),
+            name=wording.of_step_briefly(row),
             value=row.speedup,
             low=row.speedup_low,
             high=row.speedup_high,

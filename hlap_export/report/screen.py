@@ -40,21 +40,6 @@ def _table(summary: Summary) -> Table:
     return table
 
 
-def render_checks(checks: tuple[Check, ...], perplexity: Perplexity | None) -> RenderableType:
-    """What `verify` found: each check with its bound, and the perplexities."""
-    table = _new_table("check", "value", "bound", "")
-    for check in checks:
-        bound = f"{check.rule} {wording.in_digits(check.bound)}"
-        mark = Line("✓", style="green") if check.passed else Line("✗ failed", style="bold red")
-        table.add_row(check.name, wording.in_digits(check.value), bound, mark)
-    if perplexity is None:
-        return table
-    compared = _new_table("", "dense", "this engine", "change")
-    _add_perplexity(compared, perplexity)
-    text = Line(wording.of_text(perplexity.text), style="dim")
-    return Group(table, compared, Padding(text, (0, 1, 1, 2)))
-
-
 def render_latency(rows: tuple[Latency, ...], sizes: tuple[Size, ...]) -> RenderableType:
     """What `bench` measured."""
     table = _new_table("", "dense", "this engine", "change", "")
@@ -84,9 +69,9 @@ def _add_size(table: Table, size: Size) -> None:
 
 def _add_latency(table: Table, row: Latency) -> None:
     table.add_row(
-        f"{row.phase} {'of' if row.phase == 'prefill' else 'after'} {row.num_tokens} tokens",
-        wording.in_ms(row.dense_p50_ms),
-        wording.in_ms(row.pruned_p50_ms),
+        wording.of_step(row),
+        wording.in_ms(row.dense.p50_ms),
+        wording.in_ms(row.pruned.p50_ms),
         f"×{row.speedup:.2f}",
         Line(f"{row.speedup_low:.2f} to {row.speedup_high:.2f}{' *' if row.noise else ''}", style="dim"),
     )

@@ -101,30 +101,37 @@ class Check(_Result):
     passed: bool
 
 
-class Latency(_Result):
-    """Time of one step, dense against pruned, measured alternately in one process.
+class Timing(_Result):
+    """Time of one step of one engine.
 
-    `speedup` is dense / pruned, medians; `low` and `high` are 95 % intervals, of the medians too where they were
-    estimated; `noise` says why not to trust the row. `limit` is the time that the step's arithmetic and memory traffic
-    need at the least on this machine, None where that wasn't measured.
+    `low` and `high` are the median's 95 % interval; `limit` is what the step's arithmetic and memory traffic need at
+    the least on this machine. None is what wasn't measured.
+    """
+
+    p50_ms: float
+    p50_low_ms: float | None
+    p50_high_ms: float | None
+    p90_ms: float
+    p99_ms: float | None
+    limit_ms: float | None
+
+
+class Latency(_Result):
+    """One step, dense against pruned, measured alternately in one process.
+
+    `speedup` is dense / pruned, medians; `low` and `high` are its 95 % interval; `limit_speedup` is what the counted
+    work lets expect; `noise` says why not to trust the row.
     """
 
     phase: Phase
-    batch: int = 1
+    batch: int
     num_tokens: int
-    dense_p50_ms: float
-    dense_p90_ms: float
-    pruned_p50_ms: float
-    pruned_p90_ms: float
-    dense_low_ms: float | None = None
-    dense_high_ms: float | None = None
-    pruned_low_ms: float | None = None
-    pruned_high_ms: float | None = None
-    dense_limit_ms: float | None = None
-    pruned_limit_ms: float | None = None
+    dense: Timing
+    pruned: Timing
     speedup: float
     speedup_low: float
     speedup_high: float
+    limit_speedup: float | None
     noise: str | None
 
 
@@ -144,7 +151,7 @@ class Extrapolated(_Result):
 class Summary(_Result):
     """The result of a run; every unit is in a name."""
 
-    format: Literal["hlap-export/summary/1"] = "hlap-export/summary/1"
+    format: Literal["hlap-export/summary/2"] = "hlap-export/summary/2"
     model: str
     family: str
     method: str
@@ -155,17 +162,19 @@ class Summary(_Result):
     layers: tuple[LayerRow, ...]
     sizes: tuple[Size, ...]
     perplexities: tuple[Perplexity, ...]
-    search: tuple[Curve, ...] = ()
+    search: tuple[Curve, ...]
     checks: tuple[Check, ...]
     greedy_agreement: float
     latency: tuple[Latency, ...]
-    extrapolated: tuple[Extrapolated, ...] = ()
+    extrapolated: tuple[Extrapolated, ...]
     is_noisy: bool
-    disturbed: tuple[str, ...] = ()
+    disturbed: tuple[str, ...]
     """What else the machine was busy with while it timed."""
+    conditions: dict[str, Any]
+    """What the machine was like meanwhile, as far as it says."""
     machine: dict[str, Any]
     versions: dict[str, str]
-    origins: tuple[Origin, ...] = ()
+    origins: tuple[Origin, ...]
 
     @property
     def passed(self) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from hlap_export.report.summary import Check, Latency, LayerRow, Perplexity, Size, Summary, Text
+from hlap_export.report.summary import Check, Extrapolated, Latency, LayerRow, Perplexity, Size, Summary, Text
 
 SYMBOLS = {"full": "●", "value_only": "◐", "linear": "◆", "skip": "○"}
+QUANTISED = ("int8", "int4")
+"""Their engines aren't meant to compute what PyTorch does: rounding weights costs what perplexity tells."""
+
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 _DECIMAL = ("", " k", " M", " G")
 
@@ -41,7 +45,9 @@ def percent(ratio: float) -> str:
     return f"{'−' if rounded < 0 else '+'}{abs(rounded):.1f} %"
 
 
-def in_ms(milliseconds: float) -> str:
+def in_ms(milliseconds: float | None) -> str:
+    if milliseconds is None:
+        return "–"
     return f"{milliseconds:.2f} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
 
 
@@ -51,10 +57,27 @@ def in_tokens(count: float) -> str:
     return f"{whole // 1024} Ki" if whole >= 8192 and whole % 1024 == 0 else str(whole)
 
 
-def of_step(row: Latency) -> str:
-    """A timed step: "prefill 64", "decode at 2048, batch 4"."""
-    step = f"prefill {row.num_tokens}" if row.phase == "prefill" else f"decode at {row.num_tokens}"
+def of_step(row: Latency | Extrapolated) -> str:
+    """A step: "prefill of 64 tokens", "decode after 2048 tokens, batch 4"."""
+    phase = row.phase if isinstance(row, Latency) else "decode"
+    step = f"{phase} {'of' if phase == 'prefill' else 'after'} {row.num_tokens} tokens"
     return step if row.batch == 1 else f"{step}, batch {row.batch}"
+
+
+def of_step_briefly(row: Latency) -> str:
+    """The same for a picture: "prefill 64", "4 × decode 2048"."""
+    step = f"{row.phase} {in_tokens(row.num_tokens)}"
+    return step if row.batch == 1 else f"{row.batch} × {step}"
+
+
+def in_times(speedup: float | None) -> str:
+    """How many times faster: 1.2 -> "×1.20"."""
+    return "–" if speedup is None else f"×{speedup:.2f}"
+
+
+def of_interval(row: Latency | Extrapolated) -> str:
+    """Where a speedup lies with 95 % confidence; a star where the row isn't to be trusted to its last digit."""
+    return f"{row.speedup_low:.2f} to {row.speedup_high:.2f}{' *' if isinstance(row, Latency) and row.noise else ''}"
 
 
 def in_threads(count: int) -> str:
@@ -106,7 +129,8 @@ def verdict(summary: Summary) -> str:
     if failed:
         return "not verified: " + "; ".join(f"{check.name} {of_check(check)}" for check in failed)
     count = len(summary.checks)
-    said = f"verified: same as PyTorch in {count} of {count} checks"
+    same = f"within the bounds of {summary.dtype}" if summary.dtype in QUANTISED else "same as PyTorch"
+    said = f"verified: {same} in {count} of {count} checks"
     logits = [check for check in summary.checks if "logits" in check.name]
     if logits:
         worst = max(logits, key=lambda check: check.value / check.bound)
@@ -157,16 +181,30 @@ def picture_key(layers: tuple[LayerRow, ...]) -> list[tuple[str, str]]:
 
 
 def machine_facts(summary: Summary) -> list[tuple[str, str]]:
-    """The machine, the threads and the versions, a row each."""
-    rows = [(_fact_name(name), _fact(name, value)) for name, value in summary.machine.items()]
+    """The machine, how it was while it timed, the threads and the versions, a row each."""
+    facts = {**summary.machine, **summary.conditions}
+    rows = [_named_fact(name, value) for name, value in facts.items()]
     rows.append(("threads", str(summary.threads)))
     rows.append(("versions", ", ".join(f"{name} {version}" for name, version in summary.versions.items())))
     return rows
 
 
-def _fact_name(name: str) -> str:
-    return name.removesuffix("_bytes").replace("_", " ")
+def _named_fact(name: str, value: Any) -> tuple[str, str]:
+    """A fact in words, its unit taken from its name."""
+    if not isinstance(value, int | float):
+        return name.replace("_", " "), str(value)
+    for suffix, said in UNITS.items():
+        if name.endswith(suffix):
+            return name.removesuffix(suffix).replace("_", " "), said(value)
+    return name.replace("_", " "), f"{value:g}"
 
 
-def _fact(name: str, value: Any) -> str:
-    return in_bytes(value) if name.endswith("_bytes") and isinstance(value, int | float) else str(value)
+UNITS: dict[str, Callable[[float], str]] = {
+    "flops_per_second": lambda value: f"{value / 1e9:.1f} GFLOP/s of a float32 matrix product",
+    "_bytes_per_second": lambda value: f"{value / 1e9:.1f} GB/s from memory",
+    "_bytes": in_bytes,
+    "_mhz": lambda value: f"{value:.0f} MHz",
+    "_watts": lambda value: f"{value:.0f} W",
+    "_celsius": lambda value: f"{value:.0f} °C",
+    "_cpu_ratio": lambda value: f"{100 * value:.1f} % of the processors",
+}

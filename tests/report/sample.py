@@ -13,7 +13,20 @@ from hlap_export.report.summary import (
     Size,
     Summary,
     Text,
+    Timing,
 )
+
+
+def timing(p50_ms: float, *, p90_ms: float = 2.0, p99_ms: float = 2.5, limit_ms: float | None = None) -> Timing:
+    """A median with an interval of 2 % to both sides."""
+    return Timing(
+        p50_ms=p50_ms,
+        p50_low_ms=0.98 * p50_ms,
+        p50_high_ms=1.02 * p50_ms,
+        p90_ms=p90_ms,
+        p99_ms=p99_ms,
+        limit_ms=limit_ms,
+    )
 
 
 def sample_summary(*, logit_error: float = 2.1e-7) -> Summary:
@@ -58,29 +71,34 @@ def sample_summary(*, logit_error: float = 2.1e-7) -> Summary:
         latency=(
             Latency(
                 phase="prefill",
+                batch=1,
                 num_tokens=256,
-                dense_p50_ms=32.1,
-                dense_p90_ms=35.0,
-                pruned_p50_ms=27.9,
-                pruned_p90_ms=29.0,
+                dense=timing(32.1, p90_ms=35.0, p99_ms=36.0),
+                pruned=timing(27.9, p90_ms=29.0, p99_ms=29.5),
                 speedup=1.15,
                 speedup_low=1.13,
                 speedup_high=1.18,
+                limit_speedup=1.21,
                 noise=None,
             ),
             Latency(
                 phase="decode",
+                batch=1,
                 num_tokens=512,
-                dense_p50_ms=1.31,
-                dense_p90_ms=1.40,
-                pruned_p50_ms=1.09,
-                pruned_p90_ms=1.20,
+                dense=timing(1.31, p90_ms=1.40, p99_ms=1.90),
+                pruned=timing(1.09, p90_ms=1.20, p99_ms=1.70),
                 speedup=1.2,
                 speedup_low=1.16,
                 speedup_high=1.25,
+                limit_speedup=1.16,
                 noise="the ratio's interval is 12% wide (limit 10%)",
             ),
         ),
+        extrapolated=(),
+        search=(),
+        origins=(),
+        disturbed=(),
+        conditions={"clock_mhz": 2450.0, "other_cpu_ratio": 0.02, "flops_per_second": 6.1e10},
         is_noisy=True,
         machine={"cpu": "Example CPU", "cores": 2, "memory_bytes": 2**34, "system": "Linux x86_64"},
         versions={"hlap-export": "0.1.0", "torch": "2.13.0"},
@@ -92,9 +110,19 @@ def full_summary() -> Summary:
     base = sample_summary()
     calibration, held_out = base.perplexities
     prefill, decode = base.latency
-    limits = {"dense_limit_ms": 0.9, "pruned_limit_ms": 0.7}
-    longer = {"num_tokens": 2048, "dense_p50_ms": 2.0, "dense_p90_ms": 2.1, "pruned_p50_ms": 1.54, "pruned_p90_ms": 1.6}
-    faster = {"speedup": 1.3, "speedup_low": 1.27, "speedup_high": 1.33, "noise": None}
+    limited = decode.model_copy(update={"dense": timing(1.31, limit_ms=0.9), "pruned": timing(1.09, limit_ms=0.7)})
+    longer = Latency(
+        phase="decode",
+        batch=1,
+        num_tokens=2048,
+        dense=timing(2.0, limit_ms=1.1),
+        pruned=timing(1.54, limit_ms=0.8),
+        speedup=1.3,
+        speedup_low=1.27,
+        speedup_high=1.33,
+        limit_speedup=1.35,
+        noise=None,
+    )
     return base.model_copy(
         update={
             "perplexities": (
@@ -110,12 +138,7 @@ def full_summary() -> Summary:
                 )
                 for layer in (11, 10, 9)
             ),
-            "latency": (
-                prefill,
-                decode.model_copy(update=limits),
-                decode.model_copy(update=longer | faster | limits),
-                decode.model_copy(update={"batch": 4, "dense_low_ms": 1.3, "dense_high_ms": 1.33}),
-            ),
+            "latency": (prefill, limited, longer, decode.model_copy(update={"batch": 4})),
             "extrapolated": (
                 Extrapolated(
                     batch=1,

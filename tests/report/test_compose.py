@@ -18,8 +18,8 @@ def test_a_speedup_is_the_ratio_turned_round_and_its_interval_too(finished: Fini
     (found,) = latency_rows(timed.model_copy(update={"latency": (row,)}))
     assert found.speedup == pytest.approx(1.25)
     assert (found.speedup_low, found.speedup_high) == (pytest.approx(0.8), pytest.approx(2.0))
-    assert found.dense_p50_ms == row.baseline.p50_ms
-    assert found.pruned_p90_ms == row.candidate.p90_ms
+    assert found.dense.p50_ms == row.baseline.p50_ms
+    assert found.pruned.p90_ms == row.candidate.p90_ms
 
 
 def test_the_plan_tells_the_alphas_that_the_checkpoint_no_longer_shows() -> None:

@@ -10,6 +10,7 @@ from hlap_export.report.charts.scales import Scale, padded
 WIDTH, ROW = 440.0, 26.0
 RIGHT, TOP, BOTTOM = 150.0, 8.0, 40.0
 CHARACTER = 7.2
+TICK_DISTANCE = 48.0
 VALUE = 40.0
 """Width of the column of values on the right; the intervals stand beside it."""
 
@@ -33,7 +34,7 @@ def interval_chart(rows: tuple[Interval, ...], *, title: str, label: str, neutra
     floor = height - BOTTOM
     across = Scale(low=bounds[0], high=bounds[1], start=left, end=WIDTH - RIGHT)
     parts: list[str] = []
-    for value in across.ticks(4):
+    for value in across.ticks(int((across.end - across.start) / TICK_DISTANCE)):
         at = across(value)
         parts.append(element("line", x1=at, x2=at, y1=TOP, y2=floor, class_="grid"))
         parts.append(words(f"×{value:g}", at, floor + 16, class_="tick", text_anchor="middle"))
