@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def search_harp(
         decoder=open_decoder(model, batch=windows.batch, copies=len(ALPHA_GRID) + 1, max_memory=max_memory),
         windows=windows,
         states=StateFiles(work, length=windows.batch.length, hidden_size=layout.hidden_size),
-        journal=Journal(work, _request(model, windows, num_layers)),
+        journal=Journal(work, {**request_of(model, windows), "num_layers": num_layers}),
         steps=Steps(_num_steps(layout, windows, first_layer), on_progress),
     )
     record = _search(search, layout.family, first_layer)
@@ -98,15 +98,8 @@ def search_harp(
 def _search(search: Search, family: Family, first_layer: int) -> SearchRecord:
     """The dense pass, then each layer from the last one down, then the obvious alternatives."""
     perplexity_dense = calibrate(search, first_layer=first_layer)
-    alphas: dict[int, float] = {}
-    found: list[LayerSearch] = []
-    for layer in reversed(range(first_layer, search.decoder.num_layers)):
-        perplexities = _perplexities(search, family, [{**alphas, layer: alpha} for alpha in ALPHA_GRID])
-        scores = zip(ALPHA_GRID, perplexities, strict=True)
-        curve = tuple(AlphaScore(alpha=alpha, perplexity=perplexity) for alpha, perplexity in scores)
-        found.append(LayerSearch(layer=layer, curve=curve))
-        alphas[layer] = found[-1].best.alpha
-    alternatives = [dict.fromkeys(alphas, 1.0), dict.fromkeys(alphas, 0.0)]
+    found = list(search_alphas(search, family, first_layer))
+    alternatives = [dict.fromkeys((layer.layer for layer in found), alpha) for alpha in (1.0, 0.0)]
     all_ones, all_dropped = _perplexities(search, family, alternatives)
     return SearchRecord(
         text=search.windows.text,
@@ -116,6 +109,17 @@ def _search(search: Search, family: Family, first_layer: int) -> SearchRecord:
         perplexity_all_dropped=all_dropped,
         layers=tuple(found),
     )
+
+
+def search_alphas(search: Search, family: Family, first_layer: int) -> Iterator[LayerSearch]:
+    """The layers from the last one down to `first_layer`, each searched beside those above it when it is asked for."""
+    alphas: dict[int, float] = {}
+    for layer in reversed(range(first_layer, search.decoder.num_layers)):
+        perplexities = _perplexities(search, family, [{**alphas, layer: alpha} for alpha in ALPHA_GRID])
+        scores = zip(ALPHA_GRID, perplexities, strict=True)
+        found = LayerSearch(layer=layer, curve=tuple(AlphaScore(alpha=alpha, perplexity=at) for alpha, at in scores))
+        alphas[layer] = found.best.alpha
+        yield found
 
 
 @torch.inference_mode()
@@ -179,13 +183,12 @@ def _num_steps(layout: ModelLayout, windows: Windows, first_layer: int) -> int:
     return len(windows.ids) * (num_layers + 1 + searched + 2 * (num_searched + 1))
 
 
-def _request(model: Path, windows: Windows, num_layers: int) -> dict[str, Any]:
+def request_of(model: Path, windows: Windows) -> dict[str, Any]:
     """What decides the results. Weights count by their files' size and time of change: reading them takes minutes."""
     shards = {model / shard.name for shard in open_tensors(model).shards}
     return {
         "config": read_config(model),
         "weights": {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(shards)},
         "tokens": hashlib.sha256(windows.ids.numpy().tobytes()).hexdigest(),
-        "num_layers": num_layers,
         "versions": package_versions(),
     }

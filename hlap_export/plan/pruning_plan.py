@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from hlap_export.artifacts import write_text_whole
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.errors import PlanError
+from hlap_export.plan.curve import Curve
 from hlap_export.plan.layer_plan import (
     MAX_ALPHA,
     AttentionPlan,
@@ -90,6 +91,7 @@ class PruningPlan(Strict):
     Attributes:
         mlp: the MLPs that change, by layer; all others stay as they are.
         fitted: the weights of linear layers and refitted MLPs; None where there are none, or none yet.
+        curves: what each further removal would cost and save; the method's own first, HARP's beside it.
     """
 
     format: Literal["hlap-export/plan/1"] = "hlap-export/plan/1"
@@ -99,6 +101,7 @@ class PruningPlan(Strict):
     mlp: dict[int, MlpPlan] = Field(default_factory=dict[int, MlpPlan])
     fitted: FittedFile | None = None
     search: SearchRecord | None = None
+    curves: tuple[Curve, ...] = ()
 
     @property
     def alphas(self) -> dict[int, float]:

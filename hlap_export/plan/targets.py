@@ -46,7 +46,7 @@ class Targets:
     @property
     def are_given(self) -> bool:
         """Whether anything is asked for."""
-        return self != Targets()
+        return self != NO_TARGETS
 
     def cheap_enough(self, point: CurvePoint) -> bool:
         """Whether the point costs no more than was asked for."""
@@ -105,6 +105,9 @@ class Targets:
             f"perplexity +{point.increase:.1%} (up to +{point.increase_high:.1%}) "
             f"where +{self.max_perplexity_increase:.1%} was allowed"
         )
+
+
+NO_TARGETS = Targets()
 
 
 def _unreachable(problem: str, nearest: CurvePoint) -> PlanError:

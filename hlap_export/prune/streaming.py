@@ -76,7 +76,7 @@ def prune(
         return write_manifest(
             folder,
             kind="checkpoint",
-            parameters={"plan": plan.model_dump(mode="json", exclude={"search"})},
+            parameters={"plan": plan.model_dump(mode="json", exclude={"search", "curves"})},
             inputs={"model": folder_digest(model)} | ({"fitted": plan.fitted.sha256} if plan.fitted else {}),
             facts={"parameters": count_parameters(layout, plan).as_facts()},
             known=unfinished.files,

@@ -1,0 +1,92 @@
+"""How good a planned model is on windows that nothing was fitted on and nothing chosen by.
+
+Shapes: N windows, T tokens, D hidden.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hlap_export.checkpoint.decoder import Decoder, LoadedLayer
+from hlap_export.families import Family
+from hlap_export.plan.calibration import Windows
+from hlap_export.plan.layer_halves import Tensors, after_attention, refitted_mlp
+from hlap_export.plan.layer_plan import Keep, RefitMlp, SkipMlp
+from hlap_export.plan.pruning_plan import PruningPlan
+from hlap_export.plan.value_only import mlp_half
+
+# Half the width of a 95 % interval in standard errors, for the number of windows that it takes to tell anything.
+STANDARD_ERRORS = 1.96
+
+
+@torch.inference_mode()
+def window_losses(
+    decoder: Decoder, family: Family, plan: PruningPlan, fitted: Tensors, windows: Windows
+) -> tuple[float, ...]:
+    """Nats per token of each window, layer by layer through the planned model.
+
+    Args:
+        decoder: the dense model.
+        family: its family.
+        plan: what becomes of its layers.
+        fitted: the weights of the parts that the plan fits.
+        windows: few enough that their residual streams fit in memory.
+    """
+    batches = list(windows.batches())
+    states = [decoder.at_rest(decoder.embed(windows.inputs[rows])) for rows in batches]
+    for index in range(decoder.num_layers):
+        with decoder.layer(index) as layer:
+            for which, h_NTD in enumerate(states):
+                states[which] = decoder.at_rest(_planned(layer, family, plan, fitted, h_NTD))
+    single = [h_NTD[None] for state in states for h_NTD in state]
+    sums = decoder.head.losses_nats(single, [target_T[None] for target_T in windows.targets])
+    return tuple(loss / windows.targets.shape[1] for loss in sums)
+
+
+def _planned(
+    layer: LoadedLayer, family: Family, plan: PruningPlan, fitted: Tensors, h_NTD: torch.Tensor
+) -> torch.Tensor:
+    """The residual stream [N, T, D] after the layer as planned."""
+    attention, mlp = plan.attention[layer.index], plan.mlp.get(layer.index)
+    if isinstance(attention, Keep) and mlp is None:
+        return layer(h_NTD)
+    between = after_attention(layer, family, attention, fitted, h_NTD)
+    match mlp:
+        case RefitMlp():
+            return refitted_mlp(layer, family, fitted, between)
+        case SkipMlp():
+            return between
+        case None:
+            return mlp_half(layer, between)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Increase:
+    """How much higher a perplexity is than the dense model's, 0.03 for 3 %, with its 95 % interval."""
+
+    perplexity: float
+    ratio: float
+    low: float
+    high: float
+
+
+def increase_of(dense: Sequence[float], pruned: Sequence[float]) -> Increase:
+    """Compare two models' losses, nats per token, window by window.
+
+    The windows differ far more from each other than the two models do on one of them, so the interval is that of the
+    mean difference.
+    """
+    differences = [after - before for before, after in zip(dense, pruned, strict=True)]
+    mean = statistics.fmean(differences)
+    error = STANDARD_ERRORS * statistics.stdev(differences) / math.sqrt(len(differences))
+    return Increase(
+        perplexity=math.exp(statistics.fmean(pruned)),
+        ratio=math.expm1(mean),
+        low=math.expm1(mean - error),
+        high=math.expm1(mean + error),
+    )

@@ -1,0 +1,48 @@
+"""Ways to prune, one file each: what goes next, and what takes its place."""
+
+from __future__ import annotations
+
+from hlap_export.checkpoint.layout import ModelLayout
+from hlap_export.plan.layer_plan import Linear, LinearForm, linear_of
+from hlap_export.plan.methods.attention_drop import ATTENTION_DROP
+from hlap_export.plan.methods.base import Method, Removal
+from hlap_export.plan.methods.block_drop import BLOCK_DROP
+from hlap_export.plan.methods.choose_fit import choose_fit
+from hlap_export.plan.methods.harp import Harp
+from hlap_export.plan.methods.orders import ORDERS
+from hlap_export.plan.methods.suffix_fit import suffix_fit
+from hlap_export.plan.options import ChooseBy, MethodName
+
+__all__ = ["Method", "Removal", "linear_map", "method_of"]
+
+
+def linear_map(layout: ModelLayout, form: LinearForm, rank: int | None) -> Linear:
+    """The fitted map in a model of this layout; a low-rank one that a full matrix undercuts is a full matrix.
+
+    A rank that isn't given is HARP's: as many as the layer has values (KV heads times head_dim), at HARP's cost.
+    """
+    rank = rank or layout.num_kv_heads * layout.head_dim
+    if form == "low_rank" and 2 * rank < layout.hidden_size:
+        return linear_of("low_rank", layout, rank)
+    return linear_of("full" if form == "low_rank" else form, layout)
+
+
+def method_of(name: MethodName, linear: Linear, choose_by: ChooseBy) -> Method:
+    """The method of this name.
+
+    Args:
+        name: not "fixed", which searches nothing.
+        linear: what `suffix-fit` and `choose-fit` put in the place of attention.
+        choose_by: how `choose-fit` chooses.
+    """
+    match name:
+        case "suffix-fit":
+            return suffix_fit(linear)
+        case "choose-fit":
+            return choose_fit(linear, ORDERS[choose_by])
+        case "attention-drop":
+            return ATTENTION_DROP
+        case "block-drop":
+            return BLOCK_DROP
+        case _:
+            return Harp()

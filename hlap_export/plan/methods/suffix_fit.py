@@ -1,0 +1,10 @@
+"""Replace the attention of the last layers, from the top down, by fitted linear maps: HARP's layers, at HARP's cost."""
+
+from hlap_export.plan.layer_plan import Linear
+from hlap_export.plan.methods.base import Stepwise, replace_by
+from hlap_export.plan.methods.orders import last_first
+
+
+def suffix_fit(linear: Linear) -> Stepwise:
+    """The method, with this kind of linear map."""
+    return Stepwise(of="attention", remove=replace_by(linear), order=last_first)

@@ -1,0 +1,86 @@
+"""What every method works with: the model, its calibration windows, and the loss of any plan on them.
+
+Whatever took time is kept in the journal under what it is, so that a killed search goes on where it stopped and no plan
+is measured twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hlap_export.artifacts import digest_of
+from hlap_export.checkpoint.layout import ModelLayout
+from hlap_export.on_progress import Steps
+from hlap_export.plan.calibration import Search, Windows, calibrate
+from hlap_export.plan.fitting import FitOptions, Fitting, fit_layers, unexplained
+from hlap_export.plan.judging import Increase, increase_of, window_losses
+from hlap_export.plan.layer_halves import Tensors
+from hlap_export.plan.layer_plan import LinearForm
+from hlap_export.plan.pruning_plan import PruningPlan, dense_plan
+
+
+class Workbench:
+    """The dense model run over the windows once, ready to measure plans.
+
+    Args:
+        search: decoder, journal and the windows that parts are fitted on; what enters every layer above the first is
+            kept in its states.
+        judged_by: windows to judge plans by.
+        layout: of the dense model.
+        options: how parts are fitted.
+        plans: counts one for each plan that is measured.
+
+    Attributes:
+        dense: the plan that keeps everything.
+        perplexity_dense: on the windows that parts are fitted on.
+    """
+
+    def __init__(
+        self, search: Search, judged_by: Windows, layout: ModelLayout, options: FitOptions, plans: Steps
+    ) -> None:
+        self.search, self.layout, self._judged_by = search, layout, judged_by
+        self._options, self._plans = options, plans
+        self.dense = dense_plan(layout)
+        self.perplexity_dense = plans.then(calibrate(search, first_layer=1))
+
+    def perplexity(self, plan: PruningPlan) -> float:
+        """On the windows that parts are fitted on; the plan's own parts are fitted on the way."""
+        if plan.first_changed == self.layout.num_layers:
+            return self.perplexity_dense
+        return self.remembered(f"plan {_key(plan)}", lambda: self._plans.then(self.fitting(plan).perplexity))
+
+    def loss(self, plan: PruningPlan) -> float:
+        """Nats per token on the windows that parts are fitted on."""
+        return math.log(self.perplexity(plan))
+
+    def increase(self, plan: PruningPlan) -> Increase:
+        """How much higher the perplexity is than the dense model's, on the windows that nothing is fitted on."""
+        return increase_of(self._judged(self.dense), self._judged(plan))
+
+    def fitting(self, plan: PruningPlan) -> Fitting:
+        """The plan's fitted weights, and the perplexity with them."""
+        return fit_layers(self.search, self.layout, plan, self._options)
+
+    def unexplained(self, layers: Sequence[int], form: LinearForm) -> dict[int, float]:
+        """For each layer, the share of its attention's variance that a linear map of its input doesn't explain."""
+        key = f"unexplained {form} {list(layers)}"
+        return dict(self.remembered(key, lambda: list(unexplained(self.search, self.layout, layers, form).items())))
+
+    def remembered(self, key: str, make: Callable[[], Any]) -> Any:
+        """A JSON value from the journal, or else made and put there."""
+        if key not in self.search.journal:
+            self.search.journal.record(key, make())
+        return self.search.journal.get(key)
+
+    def _judged(self, plan: PruningPlan) -> list[float]:
+        def losses() -> tuple[float, ...]:
+            fitted: Tensors = self.fitting(plan).tensors if plan.fits else {}
+            return window_losses(self.search.decoder, self.layout.family, plan, fitted, self._judged_by)
+
+        return self.remembered(f"judged {_key(plan)}", losses)
+
+
+def _key(plan: PruningPlan) -> str:
+    return digest_of(plan.model_dump(mode="json", include={"attention", "mlp"}))
