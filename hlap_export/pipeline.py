@@ -200,6 +200,8 @@ def _verify(
     options = VerifyOptions(
         windows=asked.windows,
         window_length=asked.window_length,
+        decode_steps=asked.decode_steps,
+        context_length=asked.context_length,
         tokenizer=trusted,
         trust_remote_code=trusted is not None,
         max_memory=max_memory,

@@ -70,7 +70,7 @@ class ExportSection(Section):
 
 
 class VerifySection(Section):
-    """How much text the engines' perplexity is measured on; parity needs no setting."""
+    """How much is compared with PyTorch, and how much text the engines' perplexity is measured on."""
 
     text: Path | None = None
     """Evaluation text, never used for the plan; left out, the one that ships with the reference model."""
@@ -78,6 +78,10 @@ class VerifySection(Section):
     """Evaluation windows, spread evenly over the text."""
     window_length: Count = 256
     """Tokens in one evaluation window."""
+    decode_steps: Count = 128
+    """Tokens that are decoded one by one and compared; fewer where the model has no positions for them."""
+    context_length: Count | None = None
+    """Tokens of the longest sequence that is compared; left out, what the model and the engine hold, 2048 at most."""
 
 
 class BenchSection(Section):

@@ -25,9 +25,10 @@ from hlap_export.lint.report import LintReport
 from hlap_export.lint.screen import render_lint
 from hlap_export.progress import Progress
 from hlap_export.report import wording
-from hlap_export.report.compose import check_rows, held_out_perplexity, latency_rows, size_rows
-from hlap_export.report.screen import render_checks, render_latency, render_summary
+from hlap_export.report.compose import latency_rows, size_rows
+from hlap_export.report.screen import render_latency, render_summary
 from hlap_export.report.summary import LayerRow, Summary
+from hlap_export.report.verification import render_verification
 from hlap_export.verify.report import VerifyReport
 
 WIDTH_WITHOUT_TERMINAL = 100
@@ -121,7 +122,7 @@ def _(result: Summary) -> RenderableType:
 
 @render.register
 def _(result: VerifyReport) -> RenderableType:
-    return render_checks(check_rows(result), held_out_perplexity(result))
+    return render_verification(result)
 
 
 @render.register

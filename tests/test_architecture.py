@@ -82,7 +82,7 @@ FLAGS = {
     "export": {"--out", "--flavour", "--dtype", "--block-size", "--max-memory"},
     "lint": {"--target", "--shapes"},
     "build": {"--out", "--engine"},
-    "verify": {"--reference", "--baseline", "--text", "--recipe"},
+    "verify": {"--reference", "--baseline", "--text", "--bisect", "--recipe"},
     "bench": {"--baseline", "--prompt-length", "--context-length", "--batch", "--recipe"},
     "gate": {"--baseline", "--candidate", "--rules", "--junit", "--accept"},
     "generate": {"--prompt", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--chat"},

@@ -22,9 +22,10 @@ FLOAT_BYTES = 4
 ENGINE_LIBRARIES = Term(num_bytes=380 * MIB, why="Python, torch and ONNX Runtime")
 REFERENCE_LIBRARIES = Term(num_bytes=480 * MIB, why="Python, torch, transformers and ONNX Runtime")
 
-PARITY_TOKENS = 141  # two rows, prompts and steps together
-PARITY_RUNS = 4  # whole, in chunks, padded, and the reference
-DECODE_STEPS = 3 * 32
+PARITY_TOKENS = 464  # three rows, prompts and steps together
+ALONE_TOKENS = 2 * 48 + 128  # the first row again: its prompt whole and in chunks, its steps
+LONGEST_CONTEXT, CONTEXT_STEPS = 2048, 16  # tokens of the long row, and those of its end that are compared
+DECODE_STEPS = 2 * 128 + CONTEXT_STEPS
 USABLE = 0.8  # of the memory that there is, beside logits and what a layer computes
 PAIRS = 6  # timed pairs of a long case, and its first, which isn't counted
 ROUNDS = 5  # of loading and timing
@@ -45,22 +46,23 @@ def verify_needs(
     """
     layout = reference.layout
     logits = layout.vocab_size * FLOAT_BYTES
-    weights = stored_bytes(candidate)
+    weights, context = stored_bytes(candidate), min(LONGEST_CONTEXT, layout.max_positions)
+    kept = PARITY_TOKENS + CONTEXT_STEPS
     phases = (
         (_reference(layout, room_bytes),),
         (
             *loaded_weights(candidate, "the engine's weights"),
             Term(num_bytes=3 * window_length * logits, why=f"logits of {window_length} tokens, copied twice"),
-            Term(num_bytes=kv_bytes_per_token(candidate) * window_length, why="its cache"),
+            Term(num_bytes=kv_bytes_per_token(candidate) * max(context, window_length), why="its cache"),
         ),
     )
     largest = max(phases, key=lambda terms: sum(term.num_bytes for term in terms))
-    tokens = PARITY_RUNS * PARITY_TOKENS + 2 * windows * window_length
+    tokens = 2 * (PARITY_TOKENS + context) + ALONE_TOKENS + 2 * windows * window_length
     return Needs(
         step="verify",
         memory=(
             REFERENCE_LIBRARIES,
-            Term(num_bytes=2 * PARITY_TOKENS * logits, why=f"logits of {PARITY_TOKENS} tokens, twice"),
+            Term(num_bytes=kept * logits, why=f"the reference's logits of {kept} tokens"),
             *largest,
         ),
         work=(

@@ -77,7 +77,8 @@ class TracedSession:
         logits_BTV, cache = self._session.run(input_ids, attention_mask, position_ids, past)
         is_real = attention_mask[:, -input_ids.shape[1] :] != 0
         counts = np.count_nonzero(is_real, axis=1)
-        shown = np.arange(counts.max()) < counts[:, None] if self._pads_right else is_real
+        front: NDArray[np.bool_] = np.arange(int(counts.max())) < counts[:, None]
+        shown = front if self._pads_right else is_real
         rows = [{"logits": logits_TV[real_T]} for logits_TV, real_T in zip(logits_BTV, is_real, strict=True)]
         for name, parts in _by_name(self._take()).items():
             # A session runs all columns of all rows at once, or the real tokens alone, row by row.

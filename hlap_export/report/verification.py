@@ -39,8 +39,8 @@ def _agreement(rows: tuple[Agreement, ...]) -> Table:
             str(row.num_tokens),
             wording.in_digits(row.mean_error_ratio),
             wording.in_digits(row.mean_kl_nats),
-            f"{100 * row.top1_agreement:.4g} %",
-            f"{100 * row.top5_agreement:.4g} %",
+            f"{100 * row.top1_agreement:.1f} %",
+            f"{100 * row.top5_agreement:.1f} %",
         )
     return table
 
@@ -51,8 +51,11 @@ def _perplexity(measured: Perplexity) -> RenderableType:
         if engine is not None:
             table.add_row(name, f"{engine.perplexity:.2f}", _interval(engine), "")
     if measured.increase_ratio is not None:
-        low, high = (wording.percent(end or 0.0) for end in (measured.increase_ratio_low, measured.increase_ratio_high))
-        table.add_row("change", wording.percent(measured.increase_ratio), f"{low} to {high}", "same windows")
+        change, low, high = (
+            f"{100 * (ratio or 0.0):+.2f} %".replace("-", "−")
+            for ratio in (measured.increase_ratio, measured.increase_ratio_low, measured.increase_ratio_high)
+        )
+        table.add_row("change", change, f"{low} to {high}", "same windows")
     return table
 
 

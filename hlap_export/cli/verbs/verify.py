@@ -20,6 +20,9 @@ def verify(
     reference: Annotated[Path, typer.Option(help="The checkpoint that it was made from.", show_default=False)],
     baseline: Annotated[Path | None, typer.Option(help="The dense engine, to compare perplexity with.")] = None,
     text: Text = None,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Measure each layer's own error even if no check failed.")
+    ] = False,
     recipe: RecipeFile = None,
     json: Json = False,
     debug: Debug = False,
@@ -29,7 +32,13 @@ def verify(
     from hlap_export.verify import VerifyOptions
 
     section = effective_recipe(recipe, None).verify
-    options = VerifyOptions(windows=section.windows, window_length=section.window_length)
+    options = VerifyOptions(
+        windows=section.windows,
+        window_length=section.window_length,
+        decode_steps=section.decode_steps,
+        context_length=section.context_length,
+        bisect=bisect,
+    )
     models, budget = (model_at(reference), model_at(candidate, kind="engine")), terminal.budget()
     size = {"windows": options.windows, "window_length": options.window_length}
     budget.allow(verify_needs(*models, **size, room_bytes=budget.room_bytes), candidate)
