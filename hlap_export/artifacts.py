@@ -274,10 +274,21 @@ def write_text_whole(path: Path, text: str) -> None:
     Raises:
         OutputError: the disk is full.
     """
+    with file_written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def file_written_whole(path: Path) -> Generator[Path]:
+    """A path to write to that becomes `path` by one rename when the block ends well.
+
+    Raises:
+        OutputError: the disk is full.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         partial.replace(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

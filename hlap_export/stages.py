@@ -107,11 +107,25 @@ class StageRunner:
         make: Callable[[Step], Document],
         inputs: Inputs,
         parameters: dict[str, Any],
+        companion_damage: Callable[[Document], str | None] = lambda _: None,
     ) -> Document:
-        """The JSON result `name` (such as "verify.json"), made by `make(step)` unless it can be reused."""
+        """The JSON result `name` (such as "verify.json"), made by `make(step)` unless it can be reused.
+
+        Args:
+            name: its file in the run's folder.
+            schema: what it is.
+            make: returns it; `step` tells how far it is.
+            inputs: as for `folder`.
+            parameters: as for `folder`.
+            companion_damage: what is wrong with a file beside it that `make` writes as well, in words.
+        """
         target = self._out / name
         self._names.append(name)
-        if self._is_reusable(name, target, inputs, parameters):
+
+        def damage() -> str | None:
+            return companion_damage(schema.model_validate_json(target.read_text(encoding="utf-8")))
+
+        if self._is_reusable(name, target, inputs, parameters, damage):
             return schema.model_validate_json(target.read_text(encoding="utf-8"))
         _remove(target)
         with self._progress.stage(name.removesuffix(".json")) as step:
@@ -136,15 +150,26 @@ class StageRunner:
             if record is not None
         )
 
+    def path(self, name: str) -> Path:
+        """Where the file or folder `name` of this run lies, or would."""
+        return self._out / name
+
     def unfinished(self, name: str) -> Path:
         """The folder where a stage may keep what it has finished; removed once the document `name` is written."""
         return self._out / RECORDS / f"{name.removesuffix('.json')}.unfinished"
 
-    def _is_reusable(self, name: str, target: Path, inputs: Inputs, parameters: dict[str, Any]) -> bool:
+    def _is_reusable(
+        self,
+        name: str,
+        target: Path,
+        inputs: Inputs,
+        parameters: dict[str, Any],
+        companion_damage: Callable[[], str | None] = lambda: None,
+    ) -> bool:
         record = self._read_record(name)
         if record is None:
             return False
-        reason = self._why_stale(record, target, inputs, parameters)
+        reason = self._why_stale(record, target, inputs, parameters) or companion_damage()
         if reason is None:
             self._progress.note(f"{name}: reused")
         else:

@@ -85,7 +85,7 @@ def _change_mlp(layer: Any, index: int, plan: PruningPlan, fitted: Weights, hook
     elif isinstance(plan.mlp.get(index), RefitMlp) and weight is not None:
         last = layer.post_feedforward_layernorm if after_norm else layer.mlp.down_proj
         dense = last.weight
-        last.weight = torch.nn.Parameter(weight.to(dense.dtype))
+        last.weight = torch.nn.Parameter(weight.clone().to(dense.dtype), requires_grad=False)
         hooks.callback(setattr, last, "weight", dense)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
 from safetensors.torch import save
 
-from hlap_export.artifacts import disk_full
+from hlap_export.artifacts import file_written_whole
 from hlap_export.digests import file_sha256
 from hlap_export.plan.fitting import Fitting
 from hlap_export.plan.pruning_plan import FittedFile, PruningPlan
@@ -24,16 +23,7 @@ def save_fitted(fitting: Fitting, plan: PruningPlan, path: Path) -> PruningPlan:
     Raises:
         OutputError: the disk is full.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with file_written_whole(path) as partial:
         partial.write_bytes(save(dict(sorted(fitting.tensors.items()))))
-        partial.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(path) from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
     fitted = FittedFile(sha256=file_sha256(path), size_bytes=path.stat().st_size, parts=fitting.parts)
     return plan.model_copy(update={"fitted": fitted})

@@ -10,8 +10,10 @@ Names, with D hidden, F mlp and R the rank of a linear map:
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+from hlap_export.artifacts import file_written_whole
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.checkpoint.tensors import CheckpointTensors, read_shard
 from hlap_export.digests import file_sha256
@@ -45,6 +47,28 @@ def fitted_shapes(plan: PruningPlan, layout: ModelLayout) -> dict[str, tuple[int
     return shapes
 
 
+def copy_side_file(source: Path, plan: PruningPlan, target: Path) -> None:
+    """Put the plan's fitted weights, if it has any, beside a copy of the plan.
+
+    Raises:
+        PlanError: they aren't in `source`, or never were fitted.
+        OutputError: the disk is full.
+    """
+    if plan.fits:
+        _require_intact(source, plan)
+        with file_written_whole(target) as partial:
+            shutil.copyfile(source, partial)
+
+
+def side_file_damage(path: Path, plan: PruningPlan) -> str | None:
+    """What is wrong with the plan's fitted weights in this file, in words; None for a plan without any."""
+    if not plan.fits or plan.fitted is None:
+        return None
+    if not path.is_file():
+        return "its fitted weights are gone"
+    return None if file_sha256(path) == plan.fitted.sha256 else "its fitted weights were changed"
+
+
 def open_side_file(path: Path | None, plan: PruningPlan, layout: ModelLayout) -> CheckpointTensors | None:
     """The plan's fitted tensors, headers read and the whole file checked; None for a plan without any.
 
@@ -54,6 +78,22 @@ def open_side_file(path: Path | None, plan: PruningPlan, layout: ModelLayout) ->
     """
     if not plan.fits:
         return None
+    path = _require_intact(path, plan)
+    shard = read_shard(path)
+    found = {record.name: record.shape for record in shard.tensors}
+    expected = fitted_shapes(plan, layout)
+    if found != expected:
+        wrong = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        raise PlanError(
+            where=f"{path}, {wrong[0]}",
+            expected=f"shape {expected[wrong[0]]}" if wrong[0] in expected else "no such tensor",
+            found=f"shape {found[wrong[0]]}" if wrong[0] in found else "none",
+            fix="make the plan again",
+        )
+    return CheckpointTensors(folder=path.parent, shards=(shard,))
+
+
+def _require_intact(path: Path | None, plan: PruningPlan) -> Path:
     if plan.fitted is None:
         raise PlanError(
             where="the plan",
@@ -75,15 +115,4 @@ def open_side_file(path: Path | None, plan: PruningPlan, layout: ModelLayout) ->
             found="another one, or a damaged one",
             fix="keep the two files together, or make the plan again",
         )
-    shard = read_shard(path)
-    found = {record.name: record.shape for record in shard.tensors}
-    expected = fitted_shapes(plan, layout)
-    if found != expected:
-        wrong = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
-        raise PlanError(
-            where=f"{path}, {wrong[0]}",
-            expected=f"shape {expected[wrong[0]]}" if wrong[0] in expected else "no such tensor",
-            found=f"shape {found[wrong[0]]}" if wrong[0] in found else "none",
-            fix="make the plan again",
-        )
-    return CheckpointTensors(folder=path.parent, shards=(shard,))
+    return path
