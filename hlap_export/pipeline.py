@@ -3,7 +3,7 @@
 A run's folder:
 
     recipe.yaml             what was asked, defaults included
-    plan.json               which layers lose attention, each one's alpha, and why
+    plan.json               which layers lose attention, each one's alpha, and why; fitted weights are beside it
     checkpoint/             the pruned Hugging Face checkpoint
     onnx/{dense,pruned}/    both models as ONNX: the baseline goes the same way as what is compared with it
     engine/{dense,pruned}/  both as engines
@@ -31,6 +31,7 @@ from hlap_export.gate.collect import read_results
 from hlap_export.hub import model_name, resolve_model
 from hlap_export.plan import CalibrationOptions, PruningPlan, load_plan, plan
 from hlap_export.plan.pruning_plan import validate_plan
+from hlap_export.plan.side_file import copy_side_file, side_file_damage, side_file_of
 from hlap_export.progress import Progress, Step
 from hlap_export.prune import prune
 from hlap_export.recipe import (
@@ -49,6 +50,9 @@ from hlap_export.report.summary import Summary
 from hlap_export.stages import StageRunner
 from hlap_export.texts import has_tokenizer, read_tokens, require_window_length, spread_windows
 from hlap_export.verify import VerifyOptions, VerifyReport, verify
+
+PLAN_FILE = "plan.json"
+FITTED_FILE = side_file_of(Path(PLAN_FILE)).name
 
 
 def run(
@@ -115,13 +119,16 @@ def _plan(
         window_length=asked.window_length,
         trust_remote_code=trust_remote_code,
         max_memory=max_memory,
-        work=stages.unfinished("plan.json"),
+        work=stages.unfinished(PLAN_FILE),
     )
+
+    fitted = stages.path(FITTED_FILE)
 
     def make(step: Step) -> PruningPlan:
         if asked.file is not None:
             given = load_plan(asked.file)
             validate_plan(given, read_layout(dense))
+            copy_side_file(side_file_of(asked.file), given, fitted)
             return given
         return plan(
             dense,
@@ -133,18 +140,19 @@ def _plan(
         )
 
     return stages.document(
-        "plan.json",
+        PLAN_FILE,
         PruningPlan,
         make=make,
         inputs={"model": dense, "text": calibration.text, "file": asked.file},
         parameters=asked.model_dump(mode="json", exclude={"text", "file"}),
+        companion_damage=lambda planned: side_file_damage(fitted, planned),
     )
 
 
 def _prune(stages: StageRunner, dense: Path, planned: PruningPlan) -> Path:
     return stages.folder(
         "checkpoint",
-        make=lambda out, step: prune(dense, planned, out, on_progress=step),
+        make=lambda out, step: prune(dense, planned, out, fitted=stages.path(FITTED_FILE), on_progress=step),
         inputs={"model": dense},
         parameters={"plan": planned.model_dump(mode="json")},
         steps_in_bytes=True,
