@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hlap-export needs Python 3.11 or newer; set PYTHON=")'
 	@echo "setting up $(VENV): torch, transformers, onnx and the tools, about 90 seconds"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --editable '.[cpu,genai,rtx,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --editable '.[cpu,genai,rtx,eval,dev]'
 	@touch $@
 
 demo: $(STAMP)  ## Run the whole pipeline on the reference model, into demo/

@@ -3,7 +3,7 @@
 Each verb of the command line is one function here:
 
     from hlap_export import plan, prune, export, lint, build, verify, bench, gate
-    from hlap_export import generate, bundle, run, inspect, doctor
+    from hlap_export import compare, generate, bundle, run, inspect, doctor
 
 The functions are imported when they are first used: `import hlap_export` itself loads no framework.
 """
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hlap_export.bundles import bundle as bundle
     from hlap_export.doctor import doctor as doctor
     from hlap_export.engines import build as build
+    from hlap_export.evaluate import evaluate as evaluate
     from hlap_export.export import export as export
     from hlap_export.gate import gate as gate
     from hlap_export.generate import generate as generate
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
     from hlap_export.pipeline import run as run
     from hlap_export.plan import plan as plan
     from hlap_export.prune import prune as prune
+    from hlap_export.report.comparison import compare as compare
     from hlap_export.verify import verify as verify
 
 __all__ = [
     "bench",
     "build",
     "bundle",
+    "compare",
     "doctor",
+    "evaluate",
     "export",
     "gate",
     "generate",
@@ -69,7 +73,9 @@ class _PublicApi(ModuleType):
     bench = _Verb("hlap_export.bench", "bench")
     build = _Verb("hlap_export.engines", "build")
     bundle = _Verb("hlap_export.bundles", "bundle")
+    compare = _Verb("hlap_export.report.comparison", "compare")
     doctor = _Verb("hlap_export.doctor", "doctor")
+    evaluate = _Verb("hlap_export.evaluate", "evaluate")
     export = _Verb("hlap_export.export", "export")
     gate = _Verb("hlap_export.gate", "gate")
     generate = _Verb("hlap_export.generate", "generate")

@@ -17,6 +17,8 @@ from rich.text import Text
 from hlap_export.bench.report import BenchReport
 from hlap_export.budget import Budget, parse_size
 from hlap_export.doctor import Diagnosis
+from hlap_export.evaluate.report import EvaluationReport
+from hlap_export.evaluate.screen import render_evaluation
 from hlap_export.gate.report import GateReport
 from hlap_export.gate.screen import render_gate
 from hlap_export.generate import Generation
@@ -25,6 +27,8 @@ from hlap_export.lint.report import LintReport
 from hlap_export.lint.screen import render_lint
 from hlap_export.progress import Progress
 from hlap_export.report import wording
+from hlap_export.report.compare_screen import render_comparison
+from hlap_export.report.comparison import Comparison
 from hlap_export.report.compose import latency_rows, size_rows
 from hlap_export.report.screen import render_latency, render_summary
 from hlap_export.report.summary import LayerRow, Summary
@@ -138,6 +142,16 @@ def _(result: LintReport) -> RenderableType:
 @render.register
 def _(result: GateReport) -> RenderableType:
     return render_gate(result)
+
+
+@render.register
+def _(result: EvaluationReport) -> RenderableType:
+    return render_evaluation(result)
+
+
+@render.register
+def _(result: Comparison) -> RenderableType:
+    return render_comparison(result)
 
 
 @render.register

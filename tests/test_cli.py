@@ -14,28 +14,13 @@ import pytest
 import hlap_export
 from hlap_export import cli
 from hlap_export.cli import main
+from hlap_export.cli.app import VERBS
 from hlap_export.errors import BackendMissing, CheckFailed, HlapError, RecipeError
 from hlap_export.plan import load_plan
 from hlap_export.recipe import parse_alphas
 from tests.report.sample import sample_summary
 from tests.tiny import save_tiny
 from tests.tiny_run import FinishedRun
-
-VERBS = (
-    "run",
-    "plan",
-    "prune",
-    "export",
-    "lint",
-    "build",
-    "verify",
-    "bench",
-    "gate",
-    "generate",
-    "bundle",
-    "inspect",
-    "doctor",
-)
 
 
 def exit_code(*arguments: str | Path) -> Any:
@@ -63,8 +48,9 @@ def test_every_verb_has_help_that_names_its_json_flag(verb: str, capsys: pytest.
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_a_function_of_the_package(verb: str) -> None:
-    function = getattr(hlap_export, verb)
-    assert function.__name__ == verb
+    name = VERBS[verb].__name__
+    function = getattr(hlap_export, name)
+    assert function.__name__ == name
     assert "return" in function.__annotations__
 
 
