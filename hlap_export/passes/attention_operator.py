@@ -38,7 +38,7 @@ def _form(node: ir.Node) -> AttentionForm:
         layer=int(key.name.split(".")[1]),  # present.{layer}.key
         num_heads=static_dim(query, 1),
         head_dim=static_dim(query, 3),
-        dtype=query.dtype.name.lower(),
+        dtype=query.dtype.numpy().name,
         softcap=node.attributes["softcap"].as_float(),
     )
 

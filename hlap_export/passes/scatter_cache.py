@@ -54,6 +54,8 @@ class _Slots:
         assert producer is not None
         self._graph, self._first = graph, graph[0]
         cache, tokens = required(producer, 0), next(value for value in graph.inputs if value.name == "input_ids")
+        assert tokens.shape is not None and cache.shape is not None
+        self._mask_shape = ir.Shape([tokens.shape[0], 1, tokens.shape[1], cache.shape[2]])
         offsets_T = self._count(tokens, 1)
         column = node_before(self._first, "Unsqueeze", [writes, constant(graph, [1])])
         self.positions = node_before(self._first, "Add", [column, offsets_T], like=tokens)
@@ -70,7 +72,7 @@ class _Slots:
                 before = node_before(self._first, "Sub", [self._positions_B1T1, size])
                 near = node_before(self._first, "Greater", [self._slots_C, before])
                 visible = node_before(self._first, "And", [visible, near])
-            visible.type = ir.TensorType(ir.DataType.BOOL)
+            visible.type, visible.shape = ir.TensorType(ir.DataType.BOOL), self._mask_shape
             self._masks[window] = visible
         return self._masks[window]
 
@@ -78,7 +80,10 @@ class _Slots:
         """0, 1, 2, ... as many as `value` is long."""
         zero, one = (initializer(self._graph, f"count.{name}", np.array(name, np.int64)) for name in (0, 1))
         length = node_before(self._first, "Shape", [value], {"start": axis, "end": axis + 1})
-        return node_before(self._first, "Range", [zero, node_before(self._first, "Squeeze", [length]), one])
+        numbers = node_before(self._first, "Range", [zero, node_before(self._first, "Squeeze", [length]), one])
+        assert value.shape is not None
+        numbers.type, numbers.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([value.shape[axis]])
+        return numbers
 
 
 def _write_indices(graph: ir.Graph) -> ir.Value:

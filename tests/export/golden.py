@@ -23,7 +23,8 @@ def main() -> None:
         for family, plan, flavour in product(FAMILIES, GOLDEN_PLANS, GOLDEN_FLAVOURS):
             path = golden_file(family, plan, flavour)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(describe_file(exports.get(family, plan, flavour=flavour).model_file), encoding="utf-8")
+            exported = exports.get(family, plan, GOLDEN_FLAVOURS[flavour], flavour)
+            path.write_text(describe_file(exported.model_file), encoding="utf-8")
             print(path.relative_to(GRAPHS.parent))
 
 

@@ -183,7 +183,7 @@ def test_no_path_and_no_source_line_is_left_in_the_file(tiny_exports: TinyExport
 @pytest.mark.parametrize(
     ("arguments", "available"),
     [
-        ({"flavour": "trt"}, "portable"),
+        ({"flavour": "fancy"}, "portable"),
         ({"dtype": "int4"}, "float32, float16, bfloat16"),
     ],
 )

@@ -18,7 +18,7 @@ from tests.export.golden import GRAPHS, golden_file
 def test_the_exported_structure_is_the_golden_one(
     family: str, plan: str, flavour: str, tiny_exports: TinyExports
 ) -> None:
-    exported = tiny_exports.get(family, plan, flavour=flavour)
+    exported = tiny_exports.get(family, plan, GOLDEN_FLAVOURS[flavour], flavour)
     assert describe_file(exported.model_file) == golden_file(family, plan, flavour).read_text("utf-8")
 
 

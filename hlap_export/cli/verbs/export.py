@@ -17,7 +17,12 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, dense or pruned.")],
     *,
     out: OutFolder,
-    flavour: Annotated[str, typer.Option(help="portable: plain ONNX operators; ort: ONNX Runtime's own.")] = "portable",
+    flavour: Annotated[
+        str,
+        typer.Option(
+            help="portable: plain ONNX operators; ort: ONNX Runtime's own; trt: what TensorRT has kernels for."
+        ),
+    ] = "portable",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16; with ort also int8 and int4.")] = "float32",
     block_size: Annotated[
         int | None, typer.Option(help="Of int8 and int4: so many weights share a scale; left out, 32.")
