@@ -39,7 +39,7 @@ ATTENTION = {
         KeepHeads(query_heads=(1,)),
     ),
     "mixed": (KeepHeads(query_heads=(1, 4)), ValueOnly(alpha=0.7), KeepHeads(query_heads=(4, 5)), Skip()),
-    "blocks": (Keep(), Skip(), Keep(), Skip()),
+    "blocks": (Keep(), Skip(), Skip(), Keep()),
 }
 FITTED = {
     "linear": (
@@ -51,7 +51,7 @@ FITTED = {
     "refitted": (Keep(), Linear(form="output", rank=32), Keep(), ValueOnly(alpha=0.5)),
 }
 MLP: dict[str, dict[int, MlpPlan]] = {
-    "blocks": {0: SkipMlp(), 1: SkipMlp()},
+    "blocks": {0: SkipMlp(), 1: SkipMlp(), 2: SkipMlp()},
     "linear": {3: SkipMlp()},
     "refitted": {1: RefitMlp(), 2: RefitMlp()},
 }

@@ -40,11 +40,13 @@ def repeat_layers(graph: ir.Graph, alike: Sequence[int], contract: IOContract) -
     for place, (index, layer) in enumerate(traced.items()):
         _renumber_scopes(layer.nodes, place, index)
     layers = [
-        traced[source] if source == index else _copied(graph, traced[source], source, index)
+        traced[source] if source == index or not traced[source].nodes else _copied(graph, traced[source], source, index)
         for index, source in enumerate(alike)
     ]
     stream, last = _only(boundaries[0].inputs), boundaries[0]
     for index, (source, layer) in enumerate(zip(alike, layers, strict=True)):
+        if not layer.nodes:  # neither attention nor MLP is left: the stream passes
+            continue
         if source != index:
             graph.insert_after(last, layer.nodes)
         layer.before.replace_all_uses_with(stream)

@@ -9,7 +9,7 @@ import pytest
 from hlap_export.checkpoint import layout_of
 from hlap_export.plan.accounting import ParameterCount, count_parameters
 from hlap_export.plan.pruning_plan import plan_of_alphas
-from tests.plans import tiny_plan
+from tests.plans import ATTENTION, FITTED, save_tiny_fitted, tiny_plan
 from tests.tiny import tiny_model
 
 LLAMA_3_1_8B = {
@@ -73,7 +73,7 @@ def test_folding_saves_the_repeated_heads_of_o_proj_on_top() -> None:
     assert counted.removed_folded - counted.removed == 5 * 4096 * (4096 - 1024)
 
 
-@pytest.mark.parametrize("plan_name", ["dense", "suffix", "holes", "partial_heads", "mixed"])
+@pytest.mark.parametrize("plan_name", [*ATTENTION, *FITTED])
 def test_counts_equal_the_tensors_of_the_pruned_model(plan_name: str, tmp_path: Any) -> None:
     from hlap_export.checkpoint import load_model, read_layout
     from hlap_export.prune import prune
@@ -86,7 +86,9 @@ def test_counts_equal_the_tensors_of_the_pruned_model(plan_name: str, tmp_path: 
 
     dense = save_tiny(tmp_path / "dense", "qwen3")
     plan = tiny_plan(plan_name, read_layout(dense))
-    prune(dense, plan, tmp_path / "pruned")
+    if plan.fits:
+        plan = save_tiny_fitted(plan, read_layout(dense), tmp_path / "plan.safetensors")
+    prune(dense, plan, tmp_path / "pruned", fitted=tmp_path / "plan.safetensors")
     counted = count_parameters(read_layout(dense), plan)
     before = linear_weights(load_model(dense, dtype=torch.float32))
     after = linear_weights(load_model(tmp_path / "pruned", dtype=torch.float32))
