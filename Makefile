@@ -23,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## Run the whole pipeline on the reference model, into demo/
 	@$(BIN)/hlap-export run --out demo --resume
 
-test: $(STAMP)  ## Run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## Run the tests, a process on each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 check: $(STAMP)  ## Formatting, lint, types
 	$(BIN)/ruff format --check .
