@@ -85,7 +85,7 @@ def layer_matrices(layout: ModelLayout, layer: LayerAttention) -> tuple[Matrix, 
             return (Matrix(name="v, o", rows=value_rows, columns=hidden, count=2), *mlp)
         case "linear":
             if layer.linear_rank == 0:
-                return (Matrix(name="o", rows=hidden, columns=hidden), *mlp)
+                return (Matrix(name="map", rows=hidden, columns=hidden), *mlp)
             return (Matrix(name="v, o", rows=layer.linear_rank, columns=hidden, count=2), *mlp)
         case "full":
             queries = Matrix(name="q, o", rows=layer.num_heads * head, columns=hidden, count=2)
@@ -131,9 +131,9 @@ def weights_text(layout: ModelLayout) -> str:
     parts = [f"{ends}{')' if layout.tied_embeddings else ', head)'}"]
     for kind, layers in groupby(layout.layers, key=lambda layer: replace(layer, index=0)):
         alike = list(layers)
-        inside = " + ".join(matrix.text for matrix in layer_matrices(layout, alike[0]))
+        inside = "".join(f"{matrix.text} + " for matrix in layer_matrices(layout, alike[0]))
         vectors = layer_vectors(layout, alike[0])
-        parts.append(f"{len(alike)} × ({inside} + norms, biases {vectors}) [{kind.kind.replace('_', ' ')}]")
+        parts.append(f"{len(alike)} × ({inside}norms, biases {vectors}) [{kind.kind.replace('_', ' ')}]")
     return " + ".join([*parts, f"{layout.hidden_size} (last norm)"])
 
 

@@ -13,7 +13,7 @@ from hlap_export.counting import Model, kv_bytes_per_token, model_at, num_weight
 from hlap_export.families import FAMILIES
 from hlap_export.prune import prune
 from tests.plan.test_accounting import LLAMA_3_1_8B
-from tests.plans import ATTENTION, tiny_plan
+from tests.plans import ATTENTION, FITTED, save_tiny_fitted, tiny_plan
 from tests.tiny import save_tiny
 
 
@@ -30,9 +30,17 @@ def dense(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return save_tiny(tmp_path_factory.mktemp(request.param), request.param)
 
 
-@pytest.mark.parametrize("plan_name", ATTENTION)
+def pruned(dense: Path, plan_name: str, folder: Path) -> Path:
+    plan, side_file = tiny_plan(plan_name, read_layout(dense)), folder / "plan.safetensors"
+    if plan.fits:
+        plan = save_tiny_fitted(plan, read_layout(dense), side_file)
+    prune(dense, plan, folder / "pruned", fitted=side_file)
+    return folder / "pruned"
+
+
+@pytest.mark.parametrize("plan_name", [*ATTENTION, *FITTED])
 def test_the_count_is_that_of_the_tensors(dense: Path, plan_name: str, tmp_path: Path) -> None:
-    prune(dense, tiny_plan(plan_name, read_layout(dense)), tmp_path / "pruned")
+    pruned(dense, plan_name, tmp_path)
     assert num_weights(read_layout(tmp_path / "pruned")) == values_on_disk(tmp_path / "pruned")
     assert num_weights(read_layout(dense)) == values_on_disk(dense)
 
@@ -52,11 +60,12 @@ def test_the_8b_shape_has_its_published_size() -> None:
     assert kv_bytes_per_token(Model(layout=layout, dtype="bfloat16")) == 128 * 1024
 
 
-def test_the_arithmetic_shown_is_the_arithmetic_done(dense: Path, tmp_path: Path) -> None:
-    prune(dense, tiny_plan("mixed", read_layout(dense)), tmp_path / "pruned")
-    layout = read_layout(tmp_path / "pruned")
+@pytest.mark.parametrize("plan_name", ["mixed", "linear", "blocks"])
+def test_the_arithmetic_shown_is_the_arithmetic_done(dense: Path, plan_name: str, tmp_path: Path) -> None:
+    layout = read_layout(pruned(dense, plan_name, tmp_path))
     shown = weights_text(layout)
-    for words in ("(embedding, head)", "(embedding)", "(last norm)", "q, o", "k, v", "v, o", "mlp", "norms, biases"):
+    ends, parts = ("(embedding, head)", "(embedding)", "(last norm)"), ("q, o", "k, v", "v, o", "map", "mlp")
+    for words in (*ends, *parts, "norms, biases"):
         shown = shown.replace(words, "")
     shown = shown.split("[")[0] + "".join(part.split("]", 1)[1] for part in shown.split("[")[1:])
     assert eval(shown.replace("×", "*")) == num_weights(layout)
