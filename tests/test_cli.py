@@ -137,7 +137,7 @@ def test_run_prints_json_for_a_machine(
 ) -> None:
     stub(monkeypatch, "hlap_export.pipeline", "run", sample_summary())
     assert exit_code("run", "--out", tmp_path, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["format"] == "hlap-export/summary/1"
+    assert json.loads(capsys.readouterr().out)["format"] == "hlap-export/summary/2"
 
 
 def test_plan_and_prune_turn_alphas_on_the_command_line_into_a_checkpoint(

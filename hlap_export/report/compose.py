@@ -12,6 +12,8 @@ from hlap_export.bench.report import BenchReport
 from hlap_export.checkpoint.layout import ModelLayout, read_layout
 from hlap_export.plan.pruning_plan import PruningPlan
 from hlap_export.report.summary import (
+    ENGINE_ON_DISK,
+    KV_CACHE,
     Check,
     Curve,
     Extrapolated,
@@ -76,8 +78,8 @@ def size_rows(timed: BenchReport) -> tuple[Size, ...]:
     """What the engines cost on disk and in memory."""
     dense, pruned = timed.baseline_memory, timed.candidate_memory
     return (
-        Size(name="KV cache per token", unit="bytes", dense=dense.kv_bytes_per_token, pruned=pruned.kv_bytes_per_token),
-        Size(name="engine on disk", unit="bytes", dense=dense.engine_file_bytes, pruned=pruned.engine_file_bytes),
+        Size(name=KV_CACHE, unit="bytes", dense=dense.kv_bytes_per_token, pruned=pruned.kv_bytes_per_token),
+        Size(name=ENGINE_ON_DISK, unit="bytes", dense=dense.engine_file_bytes, pruned=pruned.engine_file_bytes),
         Size(name="peak process memory", unit="bytes", dense=dense.peak_rss_bytes, pruned=pruned.peak_rss_bytes),
     )
 

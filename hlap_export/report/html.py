@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hlap_export.report import pictures, wording
+from hlap_export.report.builds import build_table
 from hlap_export.report.charts.layer_columns import layer_columns
 from hlap_export.report.sources import sources
-from hlap_export.report.summary import Latency, Phase, Summary
+from hlap_export.report.summary import KV_CACHE, Latency, Phase, Summary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +35,7 @@ def html_report(summary: Summary) -> str:
             search=pictures.search_figure(summary),
             latency=pictures.latency_figures(summary),
             speedup=pictures.speedup_figure(summary) if summary.latency else None,
+            builds=build_table(summary.builds),
             sizes=pictures.size_figure(summary.sizes),
             sources=sources(summary.origins),
         )
@@ -56,7 +58,7 @@ def tiles(summary: Summary) -> list[Tile]:
     """Speed at the longest lengths, the cache, and what it costs in perplexity: gain and cost in the same size."""
     found = [_speed_tile(row) for phase in ("decode", "prefill") if (row := _longest(summary, phase)) is not None]
     for size in summary.sizes:
-        if size.name.startswith("KV cache"):
+        if size.name == KV_CACHE:
             detail = f"{wording.of_size(size, size.dense)} → {wording.of_size(size, size.pruned)}"
             found.append(Tile(value=wording.percent(-size.removed_ratio), name=size.name, detail=detail))
     if summary.perplexities:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hlap_export.report import wording
+from hlap_export.report.builds import build_table
 from hlap_export.report.sources import sources
 from hlap_export.report.summary import Summary
 
@@ -20,5 +21,8 @@ def markdown_report(summary: Summary) -> str:
         autoescape=False,
     )
     return environment.get_template("report.md.jinja").render(
-        summary=summary, wording=wording, sources=sources(summary.origins)
+        summary=summary,
+        wording=wording,
+        sources=sources(summary.origins),
+        builds=build_table(summary.builds),
     )

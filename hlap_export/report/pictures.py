@@ -150,7 +150,7 @@ def speedup_figure(summary: Summary) -> Figure:
     """How many times faster each step is, with its interval."""
     rows = tuple(
         Interval(
-            name=wording.of_step_briefly(row),
+            name=wording.of_step_briefly(row.phase, row.num_tokens, row.batch),
             value=row.speedup,
             low=row.speedup_low,
             high=row.speedup_high,

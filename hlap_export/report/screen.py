@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text as Line
 
 from hlap_export.report import wording
-from hlap_export.report.summary import Check, Latency, Perplexity, Size, Summary
+from hlap_export.report.builds import build_table
+from hlap_export.report.summary import Latency, Perplexity, Size, Summary
 
 
 def render_summary(summary: Summary) -> RenderableType:
@@ -34,6 +35,10 @@ def _table(summary: Summary) -> Table:
     for perplexity in summary.perplexities:
         table.add_section()
         _add_perplexity(table, perplexity)
+    if summary.builds:
+        table.add_section()
+        for name, cells in build_table(summary.builds):
+            table.add_row(name, *cells)
     table.add_section()
     for row in summary.latency:
         _add_latency(table, row)
@@ -69,7 +74,7 @@ def _add_size(table: Table, size: Size) -> None:
 
 def _add_latency(table: Table, row: Latency) -> None:
     table.add_row(
-        wording.of_step(row),
+        wording.of_row(row),
         wording.in_ms(row.dense.p50_ms),
         wording.in_ms(row.pruned.p50_ms),
         f"×{row.speedup:.2f}",
@@ -102,6 +107,8 @@ def _footer(summary: Summary) -> RenderableType:
             style="green" if summary.passed else "bold red",
         )
     ]
+    if summary.measured_instead:
+        lines.append(Line(summary.measured_instead, style="yellow"))
     for perplexity in summary.perplexities:
         lines.append(Line(f"perplexity, {perplexity.measured_on}: {wording.of_text(perplexity.text)}", style="dim"))
     if summary.is_noisy:

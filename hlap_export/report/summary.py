@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hlap_export.errors import CheckFailed
+from hlap_export.errors import ArtefactError, CheckFailed
+
+SUMMARY = "summary.json"
+KV_CACHE = "KV cache per token"
+ENGINE_ON_DISK = "engine on disk"
 
 Phase = Literal["prefill", "decode"]
 
@@ -148,6 +153,29 @@ class Extrapolated(_Result):
     speedup_high: float
 
 
+class PhaseBuild(_Result):
+    """What a compiler made of one phase: kernels, and how many of them are a layer's whole attention."""
+
+    phase: Phase
+    num_kernels: int
+    num_fused_attention: int
+
+
+class EngineBuild(_Result):
+    """One engine as its compiler made it."""
+
+    name: str
+    compiler: str
+    size_bytes: int
+    build_seconds: float
+    capacity: int
+    """Tokens that a row's KV cache holds."""
+    kv_bytes_per_row: int
+    num_kv_bindings: int
+    """Inputs that hold keys or values: two for each layer that attends."""
+    phases: tuple[PhaseBuild, ...]
+
+
 class Summary(_Result):
     """The result of a run; every unit is in a name."""
 
@@ -175,6 +203,10 @@ class Summary(_Result):
     machine: dict[str, Any]
     versions: dict[str, str]
     origins: tuple[Origin, ...]
+    builds: tuple[EngineBuild, ...] = ()
+    """What the compiler made, where it tells."""
+    measured_instead: str | None = None
+    """Why the engines themselves weren't verified and timed here, and what was verified in their place."""
 
     @property
     def passed(self) -> bool:
@@ -200,3 +232,28 @@ class Summary(_Result):
     def pruned_layers(self) -> tuple[LayerRow, ...]:
         """The layers that the plan changed."""
         return tuple(row for row in self.layers if row.is_pruned)
+
+
+def read_summary(run: Path) -> Summary:
+    """The result of a finished run.
+
+    Raises:
+        ArtefactError: the folder isn't a finished run's, or another version of hlap-export wrote it.
+    """
+    path = run / SUMMARY
+    try:
+        return Summary.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtefactError(
+            where=str(run),
+            expected="the folder of a finished run",
+            found=f"no {SUMMARY}" if run.is_dir() else "no such folder",
+            fix="pass the --out of `hlap-export run`; --resume finishes a run that was stopped",
+        ) from error
+    except ValidationError as error:
+        raise ArtefactError(
+            where=str(path),
+            expected="a summary of format hlap-export/summary/2",
+            found=str(error.errors()[0]["msg"]),
+            fix="`hlap-export run --resume` writes it anew from the stages' results",
+        ) from error

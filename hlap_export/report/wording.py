@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hlap_export.report.summary import Check, Extrapolated, Latency, LayerRow, Perplexity, Size, Summary, Text
+from hlap_export.report.summary import Check, Extrapolated, Latency, LayerRow, Perplexity, Phase, Size, Summary, Text
 
 SYMBOLS = {"full": "●", "value_only": "◐", "linear": "◆", "skip": "○"}
 QUANTISED = ("int8", "int4")
@@ -57,17 +57,21 @@ def in_tokens(count: float) -> str:
     return f"{whole // 1024} Ki" if whole >= 8192 and whole % 1024 == 0 else str(whole)
 
 
-def of_step(row: Latency | Extrapolated) -> str:
+def of_step(phase: Phase, num_tokens: int, batch: int) -> str:
     """A step: "prefill of 64 tokens", "decode after 2048 tokens, batch 4"."""
-    phase = row.phase if isinstance(row, Latency) else "decode"
-    step = f"{phase} {'of' if phase == 'prefill' else 'after'} {row.num_tokens} tokens"
-    return step if row.batch == 1 else f"{step}, batch {row.batch}"
+    step = f"{phase} {'of' if phase == 'prefill' else 'after'} {num_tokens} tokens"
+    return step if batch == 1 else f"{step}, batch {batch}"
 
 
-def of_step_briefly(row: Latency) -> str:
-    """The same for a picture: "prefill 64", "4 × decode 2048"."""
-    step = f"{row.phase} {in_tokens(row.num_tokens)}"
-    return step if row.batch == 1 else f"{row.batch} × {step}"
+def of_row(row: Latency | Extrapolated) -> str:
+    """The step that a row is about."""
+    return of_step(row.phase if isinstance(row, Latency) else "decode", row.num_tokens, row.batch)
+
+
+def of_step_briefly(phase: Phase, num_tokens: int, batch: int) -> str:
+    """The same where there is little room: "prefill 64", "4 × decode 2048"."""
+    step = f"{phase} {in_tokens(num_tokens)}"
+    return step if batch == 1 else f"{batch} × {step}"
 
 
 def in_times(speedup: float | None) -> str:
@@ -130,7 +134,8 @@ def verdict(summary: Summary) -> str:
         return "not verified: " + "; ".join(f"{check.name} {of_check(check)}" for check in failed)
     count = len(summary.checks)
     same = f"within the bounds of {summary.dtype}" if summary.dtype in QUANTISED else "same as PyTorch"
-    said = f"verified: {same} in {count} of {count} checks"
+    place = " in ONNX Runtime" if summary.measured_instead else ""
+    said = f"verified{place}: {same} in {count} of {count} checks"
     logits = [check for check in summary.checks if "logits" in check.name]
     if logits:
         worst = max(logits, key=lambda check: check.value / check.bound)

@@ -43,7 +43,7 @@ def sample_summary(*, logit_error: float = 2.1e-7) -> Summary:
         sizes=(
             Size(name="parameters", unit="count", dense=2_410_000, pruned=2_287_000),
             Size(name="KV cache per token", unit="bytes", dense=3072, pruned=2304),
-            Size(name="engine", unit="bytes", dense=9_640_000, pruned=9_148_000),
+            Size(name="engine on disk", unit="bytes", dense=9_640_000, pruned=9_148_000),
             Size(name="peak memory", unit="bytes", dense=182 * 2**20, pruned=176 * 2**20),
         ),
         perplexities=(
