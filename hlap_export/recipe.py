@@ -11,22 +11,28 @@ included, is written into the run's folder as `recipe.yaml`: passing that file a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
+from hlap_export.engines.trt.options import Compatibility, TensorRTOptions
 from hlap_export.errors import RecipeError
+from hlap_export.plan.layer_plan import LinearForm
+from hlap_export.plan.options import ChooseBy, MethodName, MethodOptions
+from hlap_export.plan.targets import Targets
 from hlap_export.strict_yaml import Section, parse_yaml
 
 Flavour = Literal["portable", "ort", "trt"]
 DType = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 BlockSize = Literal[16, 32, 64, 128, 256]
 EngineName = Literal["onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
-Method = Literal["harp", "fixed"]
+TAKE_FLAVOUR_TRT = ("tensorrt", "tensorrt-rtx")
 
+Ratio = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Lengths = Annotated[tuple[Count, ...], Field(min_length=1)]
 
@@ -36,10 +42,28 @@ class PlanSection(Section):
 
     file: Path | None = None
     """A plan to use as it is (the JSON that `hlap-export plan` writes); nothing is searched then."""
-    method: Method = "harp"
-    """`harp` searches each layer's alpha on perplexity; `fixed` takes `alphas` as given."""
+    method: MethodName = "harp"
+    """`harp` searches each of the last layers' alpha on perplexity; `suffix-fit` puts fitted linear maps there, and
+    `choose-fit` into the layers where that costs least; `attention-drop` and `block-drop` drop what changes the stream
+    least; `fixed` takes `alphas` as given."""
     num_layers: Count | None = None
-    """How many of the last layers lose attention (harp); left out, a quarter of the model's layers."""
+    """How many layers lose their attention; left out, as many as the targets ask for, or else a quarter of them."""
+    max_perplexity_increase: Ratio | None = None
+    """Prune as much as this allows: 0.03 for 3 % over the dense model, the interval's upper end included."""
+    target_latency_ratio: Ratio | None = None
+    """Prune until latency, prefill and decode, is at most this share of the dense model's."""
+    target_kv_ratio: Ratio | None = None
+    """Prune until the KV cache is at most this share of the dense model's."""
+    max_weight_bytes: Count | None = None
+    """Prune until the weights, as wide as the checkpoint stores them, take no more."""
+    choose_by: ChooseBy = "greedy"
+    """How `choose-fit` chooses: `greedy` by the loss beside what has gone before; `loss` by that of each layer alone;
+    `unexplained` by what a linear map leaves of the attention; `cosine` by how little attention turns the stream."""
+    form: LinearForm = "low_rank"
+    """Shape of a fitted map: `low_rank`, `full` (hidden x hidden), or `output` (the layer's own values, and a fitted
+    output projection)."""
+    rank: Count | None = None
+    """Of a low-rank map; left out, HARP's own cost: KV heads times head_dim."""
     alphas: dict[int, float] | None = None
     """Layer (0 at the embedding) to alpha in [0, 1], where 0 removes the block (fixed)."""
     text: Path | None = None
@@ -48,6 +72,16 @@ class PlanSection(Section):
     """Calibration windows, spread evenly over the text."""
     window_length: Count = 256
     """Tokens in one calibration window."""
+
+    def method_options(self, weights: Path) -> MethodOptions:
+        """What the methods are asked for; `weights` is the file for what they fit."""
+        targets = Targets(
+            max_perplexity_increase=self.max_perplexity_increase,
+            latency_ratio=self.target_latency_ratio,
+            kv_ratio=self.target_kv_ratio,
+            max_weight_bytes=self.max_weight_bytes,
+        )
+        return MethodOptions(targets=targets, choose_by=self.choose_by, form=self.form, rank=self.rank, weights=weights)
 
     @model_validator(mode="after")
     def _one_way_to_decide(self) -> PlanSection:
@@ -67,6 +101,45 @@ class ExportSection(Section):
     """Type of the weights and of the arithmetic in the graph; `int8` and `int4` (flavour ort) are of weights alone."""
     block_size: BlockSize | None = None
     """For `int8` and `int4`, how many weights share a scale; left out, 32."""
+
+
+class TensorRTSection(Section):
+    """What engines of TensorRT and TensorRT-RTX are built for; the others take any size."""
+
+    capacity: Count | None = None
+    """Tokens that each row's KV cache holds; left out, the model's positions, 4096 at most."""
+    max_batch: Count = 4
+    """Most rows that run together."""
+    typical_batch: Count = 1
+    """Rows that kernels are chosen for."""
+    max_prompt: Count | None = None
+    """Most tokens of a prompt that run together; longer prompts run in pieces. Left out, 1024."""
+    typical_prompt: Count | None = None
+    """Tokens of a prompt that kernels are chosen for; left out, 256."""
+    max_logits: Count | None = None
+    """Most tokens of a row that have logits in one call; left out, 64."""
+    two_engines: bool = False
+    """Prefill and decode as an engine each; otherwise they are one, which holds the weights once."""
+    workspace_bytes: Count | None = None
+    """Scratch memory that a kernel may ask for; left out, what the GPU has."""
+    optimisation_level: Annotated[int, Field(ge=0, le=5)] = 3
+    """0 builds fast, 5 runs fast."""
+    tf32: bool = False
+    """Whether products of float32 may be rounded to 10 bits of mantissa."""
+    strip_weights: bool = False
+    """Leave the weights out of the engine: they are read from the ONNX beside it when it is loaded."""
+    weight_streaming: bool = False
+    """Let weights that don't fit on the GPU be streamed from memory."""
+    version_compatible: bool = False
+    """Let later versions of TensorRT run the engine."""
+    compatibility: Compatibility = "none"
+    """Which other GPUs than the building one may run it (tensorrt)."""
+    compute_capabilities: tuple[str, ...] = ()
+    """GPUs that it is built for, such as SM89 (tensorrt-rtx); none for all that can be."""
+
+    def options(self) -> TensorRTOptions:
+        """As the compiler takes them."""
+        return TensorRTOptions(**self.model_dump())
 
 
 class VerifySection(Section):
@@ -108,8 +181,27 @@ class Recipe(Section):
     export: ExportSection = ExportSection()
     engine: EngineName = "onnxruntime"
     """What the ONNX graph is built into."""
+    tensorrt: TensorRTSection = TensorRTSection()
     verify: VerifySection = VerifySection()
     bench: BenchSection = BenchSection()
+
+    @property
+    def tensorrt_options(self) -> TensorRTOptions | None:
+        """What the engine is built for; None for engines that take any size."""
+        return self.tensorrt.options() if self.engine in TAKE_FLAVOUR_TRT else None
+
+    @model_validator(mode="after")
+    def _graph_suits_the_engine(self) -> Recipe:
+        if self.engine not in TAKE_FLAVOUR_TRT:
+            return self
+        defaults = {"flavour": "trt", "dtype": "float16"}
+        left_out = {name: value for name, value in defaults.items() if name not in self.export.model_fields_set}
+        export = self.export.model_copy(update=left_out)
+        if export.flavour != "trt":
+            raise ValueError(f"flavour trt, which {self.engine} takes, or no flavour")
+        # Frozen for everybody else.
+        object.__setattr__(self, "export", export)
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -141,14 +233,59 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def effective_recipe(recipe: Recipe | Path | None, model: str | Path | None) -> Recipe:
-    """What a run is asked for: the recipe, or the file that holds it, with MODEL put in where one is given."""
+def effective_recipe(
+    recipe: Recipe | Path | None, model: str | Path | None, engine: EngineName | None = None
+) -> Recipe:
+    """What a run is asked for: the recipe, or the file that holds it, with MODEL and --engine put in where given."""
     asked = Recipe() if recipe is None else recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if engine is not None and engine != asked.engine:
+        asked = Recipe.model_validate(
+            {**{name: getattr(asked, name) for name in asked.model_fields_set}, "engine": engine}
+        )
     if model is None:
         return asked
     # A folder is saved absolute, so that the recipe in the run's folder means the same from anywhere.
     name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
     return asked.model_copy(update={"model": name})
+
+
+def tensorrt_options(recipe: Recipe, engine: str, given: Mapping[str, int | None]) -> TensorRTOptions | None:
+    """What an engine is built for: the recipe's section, and what the command line gives.
+
+    Returns:
+        None for an engine that takes any size.
+
+    Raises:
+        RecipeError: something is given for such an engine.
+    """
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if engine in TAKE_FLAVOUR_TRT:
+        return replace(recipe.tensorrt.options(), **wanted)
+    for name, value in wanted.items():
+        raise RecipeError(
+            where=f"--{name.replace('_', '-')}",
+            expected="an engine of TensorRT, which must know its sizes",
+            found=f"{value} for {engine}, which takes any size",
+            fix="leave it out",
+        )
+    return None
+
+
+def parse_percent(text: str | None, *, where: str) -> float | None:
+    """`"3%"` and `"0.03"` as 0.03; None for none.
+
+    Raises:
+        RecipeError: neither.
+    """
+    if text is None:
+        return None
+    number, is_percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        return float(number) / (100 if is_percent else 1)
+    except ValueError as error:
+        raise RecipeError(
+            where=where, expected="a percentage", found=repr(text), fix="write it like 3% or 0.03"
+        ) from error
 
 
 def parse_alphas(pairs: Sequence[str]) -> dict[int, float] | None:

@@ -28,7 +28,10 @@ ORDER = (
     "machine",
     "direct_file",
     "digests",
+    "statement",
+    "manifest",
     "artifacts",
+    "integrity",
     "resumable",
     "progress",
     "families",
@@ -68,7 +71,7 @@ ENGINE_LIBRARIES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 USES_AN_ENGINE_LIBRARY = "passes/blockwise.py"
 
 FLAGS = {
-    "run": {"--out", "--recipe", "--resume", "--trust-remote-code", "--max-memory"},
+    "run": {"--out", "--recipe", "--resume", "--trust-remote-code", "--max-memory", "--engine"},
     "plan": {
         "--out",
         "--method",
@@ -87,7 +90,7 @@ FLAGS = {
     "prune": {"--plan", "--out", "--max-memory"},
     "export": {"--out", "--flavour", "--dtype", "--block-size", "--max-memory"},
     "lint": {"--target", "--shapes"},
-    "build": {"--out", "--engine"},
+    "build": {"--out", "--engine", "--recipe", "--capacity", "--max-batch", "--max-prompt"},
     "verify": {"--reference", "--baseline", "--text", "--bisect", "--recipe"},
     "bench": {"--baseline", "--prompt-length", "--context-length", "--batch", "--recipe"},
     "compare": {"--out"},
@@ -96,6 +99,7 @@ FLAGS = {
     "generate": {"--prompt", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--chat"},
     "bundle": {"--out", "--target"},
     "inspect": set[str](),
+    "verify-manifest": set[str](),
     "doctor": set[str](),
 }
 

@@ -6,7 +6,7 @@ from hlap_export.budget.needs import Needs, Speeds, Term, Work
 from hlap_export.budget.running import bench_needs, verify_needs
 from hlap_export.budget.searching import SearchSize, search_needs
 from hlap_export.budget.sizes import parse_size
-from hlap_export.budget.whole_run import run_needs
+from hlap_export.budget.whole_run import plan_needs, run_needs
 from hlap_export.counting import Model, model_at
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "export_needs",
     "model_at",
     "parse_size",
+    "plan_needs",
     "prune_needs",
     "run_needs",
     "search_needs",

@@ -6,7 +6,7 @@ It computes in float32, layer by layer; layers that don't fit in memory are read
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hlap_export.budget.needs import Needs, Term, Work
 from hlap_export.checkpoint.layout import ModelLayout
@@ -18,6 +18,7 @@ FLOAT_BYTES = 4
 LIBRARIES = Term(num_bytes=460 * MIB, why="Python, torch and transformers")
 
 ALPHAS = 11  # candidates for each layer
+PLANS_FOR_A_LAYER = 5  # measured to choose one more, and to judge it
 TOKENS_AT_ONCE = 1024  # of a batch
 USABLE = 0.9  # of the memory that there is, for weights and hidden states
 STATES_SHARE = 0.25  # of it for hidden states, where not all layers fit
@@ -76,6 +77,25 @@ def search_needs(dense: Model, size: SearchSize, *, room_bytes: int | None) -> N
             Work(kind="wait", amount=5.0, why="start"),
         ),
         advice="take fewer or shorter calibration windows, raise --max-memory, or use a machine with more memory",
+    )
+
+
+def walk_needs(dense: Model, size: SearchSize, *, room_bytes: int | None) -> Needs:
+    """The needs of a method that measures plans one by one, and searches HARP's alphas to compare with."""
+    needs, layout = search_needs(dense, size, room_bytes=room_bytes), dense.layout
+    num_plans = layout.num_layers + PLANS_FOR_A_LAYER * size.num_layers
+    values = sum(layer_values(layout, layer) for layer in layout.layers) + embedding(layout).num_values
+    once = values * BYTES[dense.dtype]
+    stays = sum(work.amount for work in needs.work if work.kind == "read") <= once
+    states = 2 * layout.num_layers * size.tokens * layout.hidden_size * FLOAT_BYTES
+    return replace(
+        needs,
+        disk=(Term(num_bytes=states, why=f"what enters {layout.num_layers} layers, dense and pruned"),),
+        work=(
+            *needs.work,
+            Work(kind="multiply", amount=num_plans * _dense_multiplications(layout, size), why=f"{num_plans} plans"),
+            Work(kind="read", amount=0 if stays else num_plans * once, why=f"read the weights for {num_plans} plans"),
+        ),
     )
 
 

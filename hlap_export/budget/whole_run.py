@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from hlap_export.budget.files import build_needs, export_needs, prune_needs
 from hlap_export.budget.needs import Needs
 from hlap_export.budget.running import bench_needs, verify_needs
-from hlap_export.budget.searching import SearchSize, search_needs
+from hlap_export.budget.searching import SearchSize, search_needs, walk_needs
 from hlap_export.counting import Model
 from hlap_export.plan.pruning_plan import dense_plan
-from hlap_export.recipe import Recipe
+from hlap_export.recipe import PlanSection, Recipe
+
+
+def plan_needs(dense: Model, asked: PlanSection, *, room_bytes: int | None) -> Needs:
+    """The needs of a search by the method that is asked for."""
+    size = SearchSize.of(dense.layout, asked.num_layers, asked.windows, asked.window_length)
+    targets = asked.method_options(Path()).targets
+    if asked.method == "harp" and not targets.are_given:
+        return search_needs(dense, size, room_bytes=room_bytes)
+    return walk_needs(dense, size, room_bytes=room_bytes)
 
 
 def run_needs(dense: Model, asked: Recipe, *, room_bytes: int | None) -> tuple[Needs, ...]:
@@ -24,9 +34,8 @@ def run_needs(dense: Model, asked: Recipe, *, room_bytes: int | None) -> tuple[N
     layout = dense.layout
     graph = Model(layout=layout, dtype=asked.export.dtype)
     steps: list[Needs] = []
-    if asked.plan.file is None and asked.plan.method == "harp":
-        size = SearchSize.of(layout, asked.plan.num_layers, asked.plan.windows, asked.plan.window_length)
-        steps.append(search_needs(dense, size, room_bytes=room_bytes))
+    if asked.plan.file is None and asked.plan.method != "fixed":
+        steps.append(plan_needs(dense, asked.plan, room_bytes=room_bytes))
     steps.append(prune_needs(dense, dense_plan(layout)))
     for make in (export_needs(dense, graph.dtype), build_needs(graph)):
         steps += [replace(make, step=f"{make.step} {name}") for name in ("dense", "pruned")]
