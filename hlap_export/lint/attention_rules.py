@@ -6,15 +6,21 @@ import onnx_ir as ir
 
 from hlap_export.lint.graph import dims, has_output, input_at, number_attribute
 from hlap_export.lint.rules import DOCUMENTED, ERROR, PUBLISHED, SEEN_ON_RTX, TRIED, WARNING, NodeRule
+from hlap_export.passes.attention_kernels import (
+    HEAD_DIM_MULTIPLE,
+    MAX_HEAD_DIM,
+    MAX_SINGLE_TOKEN_CAPACITY,
+    MIN_HEAD_DIM,
+    MIN_HEADS,
+    MIN_SINGLE_TOKEN_HEADS,
+)
 
 QUERY, KEY, VALUE, MASK, PAST_KEY, PAST_VALUE, LENGTHS = range(7)
 ATTENTION = ("Attention",)
 
-LEAST_HEADS, LEAST_HEADS_FOR_ONE_TOKEN = 2, 4
-"""Query heads that fused kernels take: the one for prompts, and the one for a single new token."""
+HEAD_DIMS = f"{MIN_HEAD_DIM} to {MAX_HEAD_DIM} in steps of {HEAD_DIM_MULTIPLE}"
 
-LONGEST_FOR_ONE_TOKEN = 24064
-"""Most cached tokens that the kernel for a single new token takes; 24576 is too many."""
+LEAST_HEAD_DIM_OF_ONE_TOKEN = 8
 
 
 def _past(node: ir.Node) -> str | None:
@@ -92,10 +98,10 @@ def _no_kernel(node: ir.Node) -> str | None:
     if query.dtype == ir.DataType.FLOAT:
         return "float32"
     _, num_heads, new_tokens, head_dim = query_BHTE
-    least = 8 if new_tokens == 1 else 16
-    if isinstance(head_dim, int) and not (head_dim % 8 == 0 and least <= head_dim <= 256):
+    least = LEAST_HEAD_DIM_OF_ONE_TOKEN if new_tokens == 1 else MIN_HEAD_DIM
+    if isinstance(head_dim, int) and (head_dim % HEAD_DIM_MULTIPLE or not least <= head_dim <= MAX_HEAD_DIM):
         return f"heads of size {head_dim}"
-    if isinstance(num_heads, int) and num_heads < LEAST_HEADS:
+    if isinstance(num_heads, int) and num_heads < MIN_HEADS:
         return f"{num_heads} query head"
     return _beyond_one_token(node) if new_tokens == 1 else None
 
@@ -112,9 +118,9 @@ def _beyond_one_token(node: ir.Node) -> str | None:
     query_BHTE, key_BKSE = dims(input_at(node, QUERY)), dims(input_at(node, KEY))
     num_heads = None if query_BHTE is None else query_BHTE[1]
     capacity = None if key_BKSE is None else key_BKSE[-2]
-    if isinstance(num_heads, int) and num_heads < LEAST_HEADS_FOR_ONE_TOKEN:
+    if isinstance(num_heads, int) and num_heads < MIN_SINGLE_TOKEN_HEADS:
         return f"{num_heads} query heads"
-    if isinstance(capacity, int) and capacity > LONGEST_FOR_ONE_TOKEN:
+    if isinstance(capacity, int) and capacity > MAX_SINGLE_TOKEN_CAPACITY:
         return f"{capacity} cached tokens"
     return None
 
@@ -211,8 +217,8 @@ ATTENTION_RULES = (
         severity=SEEN_ON_RTX,
         operators=ATTENTION,
         found=_no_kernel,
-        expected="what fused kernels take: float16 or bfloat16, heads of size 16 to 256 in steps of 8, 2 query heads "
-        f"or more, and for one new token {LEAST_HEADS_FOR_ONE_TOKEN}, with at most {LONGEST_FOR_ONE_TOKEN} cached ones",
+        expected=f"what fused kernels take: float16 or bfloat16, heads of size {HEAD_DIMS}, {MIN_HEADS} query heads "
+        f"or more, and for one new token {MIN_SINGLE_TOKEN_HEADS}, on at most {MAX_SINGLE_TOKEN_CAPACITY} cached",
         fix="set the attribute TRT_decomposable = 1, or write the layer as MatMul and Softmax (--flavour trt does)",
         source=TRIED,
     ),
@@ -221,7 +227,7 @@ ATTENTION_RULES = (
         severity=WARNING,
         operators=ATTENTION,
         found=_no_kernel_for_one_token,
-        expected=f"{LEAST_HEADS_FOR_ONE_TOKEN} query heads and at most {LONGEST_FOR_ONE_TOKEN} cached tokens, for "
+        expected=f"{MIN_SINGLE_TOKEN_HEADS} query heads and at most {MAX_SINGLE_TOKEN_CAPACITY} cached tokens, for "
         "profiles of one new token alone",
         fix="let that profile take up to 2 new tokens: the kernel for prompts is chosen then",
         source=TRIED,

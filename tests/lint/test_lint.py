@@ -9,6 +9,7 @@ import pytest
 
 from hlap_export import lint
 from hlap_export.errors import ArtefactError, CheckFailed, RecipeError
+from hlap_export.families import FAMILIES
 from tests.export.exports import TinyExports
 from tests.test_cli import exit_code
 
@@ -31,6 +32,23 @@ def test_the_ort_flavour_has_an_error_at_each_operator_of_onnx_runtime_s_own(tin
     assert attention[2].where == "model.layers.2.self_attn/GroupQueryAttention"
     with pytest.raises(CheckFailed, match=r"found com.microsoft.*more errors.*Fix: export with --flavour trt"):
         report.require_passed()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("plan", ["suffix", "partial_heads"])
+def test_the_trt_flavour_has_nothing_to_complain_about(family: str, plan: str, tiny_exports: TinyExports) -> None:
+    folder = tiny_exports.get(family, plan, "float16", "trt").folder
+    assert [lint(folder, target=target).findings for target in ("tensorrt", "tensorrt-rtx")] == [(), ()]
+
+
+def test_few_heads_are_a_warning_once_the_manifest_that_settles_them_is_gone(
+    tiny_exports: TinyExports, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes(tiny_exports.get("llama", "partial_heads", "float16", "trt").model_file.read_bytes())
+    assert [(found.rule, found.severity, found.layer, found.found) for found in lint(alone).findings] == [
+        ("attention-one-token", "warning", 1, "3 query heads")
+    ]
 
 
 def test_a_graph_without_its_weights_and_folder_can_be_checked(tiny_exports: TinyExports, tmp_path: Path) -> None:
