@@ -73,8 +73,9 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 
 
 def _first_problem(error: ValidationError, model: type[BaseModel], where: str) -> RecipeError:
-    """The first problem, with its path; for an unknown key the nearest known one."""
-    problem = error.errors()[0]
+    """The first problem, with its path; for an unknown key, which comes before others, the nearest known one."""
+    problems = error.errors()
+    problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
     path = ".".join(str(part) for part in problem["loc"] if part != "[key]")
     if problem["type"] == "extra_forbidden":
         *section, key = (str(part) for part in problem["loc"])
@@ -84,6 +85,10 @@ def _first_problem(error: ValidationError, model: type[BaseModel], where: str) -
             expected=f"one of {', '.join(known)}",
             found=f"the unknown key {key!r}",
             fix=_nearest(key, section, known, model),
+        )
+    if problem["type"] == "missing":
+        return RecipeError(
+            where=where, expected=f"the key {path}", found="nothing of that name", fix="add it: it has no default"
         )
     return RecipeError(
         where=f"{where}: {path}" if path else where,
