@@ -6,7 +6,7 @@ A run's folder:
     plan.json               which layers lose attention, each one's alpha, and why; fitted weights are beside it
     checkpoint/             the pruned Hugging Face checkpoint
     onnx/{dense,pruned}/    both models as ONNX: the baseline goes the same way as what is compared with it
-    engine/{dense,pruned}/  both as engines
+    engine/{dense,pruned}/  both as engines; what can't run on this machine, also as engines that can
     verify.json             is the pruned engine right, and how well does it predict text?
     bench.json              is it faster, and smaller in memory?
     results.json            the numbers with their intervals, for `gate`
@@ -19,12 +19,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from hlap_export import reference_model
-from hlap_export.artifacts import write_text_whole
+from hlap_export.artifacts import read_manifest, write_text_whole
 from hlap_export.bench import BenchOptions, BenchReport, bench
 from hlap_export.budget import Budget, model_at, run_needs
 from hlap_export.checkpoint import read_layout
 from hlap_export.engines import build
-from hlap_export.engines.build import usable_backend
+from hlap_export.engines.build import StandIn, stand_in
 from hlap_export.export import export
 from hlap_export.export.flavours import require_available
 from hlap_export.gate.collect import read_results
@@ -36,6 +36,7 @@ from hlap_export.progress import Progress, Step
 from hlap_export.prune import prune
 from hlap_export.recipe import (
     BenchSection,
+    EngineName,
     ExportSection,
     PlanSection,
     Recipe,
@@ -63,6 +64,7 @@ def run(
     resume: bool = False,
     trust_remote_code: bool = False,
     max_memory: int | None = None,
+    engine: EngineName | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Turn a checkpoint into a verified, timed engine, and say what was gained and lost.
@@ -74,6 +76,7 @@ def run(
         resume: reuse the finished stages that this very request would make again.
         trust_remote_code: whether a tokenizer class that the model folder brings along may be executed.
         max_memory: most bytes of RAM that a step may hold; None for what the machine has free.
+        engine: what to build, in place of the recipe's.
         progress: where to tell what is going on; None for silence.
 
     Returns:
@@ -82,9 +85,9 @@ def run(
     Raises:
         HlapError: bad input, a missing backend, or an output that can't be written.
     """
-    asked = effective_recipe(recipe, model)
+    asked = effective_recipe(recipe, model, engine)
     dense = resolve_model(asked.model)
-    usable_backend(asked.engine)
+    elsewhere = stand_in(asked.engine, asked.export.dtype)
     require_available(asked.export.flavour, asked.export.dtype, asked.export.block_size)
     _require_evaluation_text(dense, asked.verify, trust_remote_code)
     progress = progress or Progress(quiet=True)
@@ -97,17 +100,29 @@ def run(
     pruned = _prune(stages, dense, planned)
     checkpoints = {"dense": dense, "pruned": pruned}
     graphs = {name: _export(stages, name, checkpoint, asked.export) for name, checkpoint in checkpoints.items()}
-    engines = {name: _build(stages, name, graph, asked.engine) for name, graph in graphs.items()}
-    verified = _verify(stages, engines, pruned, asked.verify, dense if trust_remote_code else None, max_memory)
-    timed = _bench(stages, engines, asked.bench)
+    engines = {name: _build(stages, name, graph, asked) for name, graph in graphs.items()}
+    running = engines if elsewhere is None else _stand_ins(stages, checkpoints, graphs, elsewhere)
+    verified = _verify(stages, running, pruned, asked.verify, dense if trust_remote_code else None, max_memory)
+    timed = _bench(stages, engines, asked.bench) if elsewhere is None else None
 
-    folders = Folders(checkpoints=checkpoints, graphs=graphs, origins=stages.origins())
+    folders = Folders(
+        checkpoints=checkpoints,
+        graphs=graphs,
+        engines=engines,
+        origins=stages.origins(),
+        measured_instead=elsewhere and elsewhere.reason,
+    )
     summary = summarise(model_name(asked.model), folders, planned, verified, timed)
+    _write(summary, out)
+    return summary
+
+
+def _write(summary: Summary, out: Path) -> None:
+    """The run's results, for a machine and for a person."""
     write_text_whole(out / "summary.json", summary.model_dump_json(indent=2) + "\n")
     write_text_whole(out / "results.json", read_results(out).model_dump_json(indent=2) + "\n")
     write_text_whole(out / "report.md", markdown_report(summary))
     write_text_whole(out / "report.html", html_report(summary))
-    return summary
 
 
 def _plan(
@@ -135,6 +150,7 @@ def _plan(
             method=asked.method,
             num_layers=asked.num_layers,
             alphas=asked.alphas,
+            options=asked.method_options(fitted),
             calibration=calibration,
             on_progress=step,
         )
@@ -176,13 +192,28 @@ def _export(stages: StageRunner, name: str, checkpoint: Path, asked: ExportSecti
     )
 
 
-def _build(stages: StageRunner, name: str, graph: Path, engine: str) -> Path:
+def _build(stages: StageRunner, name: str, graph: Path, asked: Recipe) -> Path:
+    options = asked.tensorrt_options
     return stages.folder(
         f"engine/{name}",
-        make=lambda out, step: build(graph, out, engine=engine),
+        make=lambda out, step: build(graph, out, engine=asked.engine, options=options),
         inputs={"onnx": graph},
-        parameters={"engine": engine},
+        parameters={"engine": asked.engine, **(options.parameters() if options else {})},
     )
+
+
+def _stand_ins(
+    stages: StageRunner, checkpoints: dict[str, Path], graphs: dict[str, Path], elsewhere: StandIn
+) -> dict[str, Path]:
+    """Engines that compute what those that were built do, where these can't run."""
+    made: dict[str, Path] = {}
+    for name, graph in graphs.items():
+        source, parameters = graph, read_manifest(graph, kind="onnx").parameters
+        if parameters["dtype"] != elsewhere.dtype:
+            section = ExportSection(flavour=parameters["flavour"], dtype=elsewhere.dtype)
+            source = _export(stages, f"{name}-{elsewhere.dtype}", checkpoints[name], section)
+        made[name] = _build(stages, f"{name}-{elsewhere.engine}", source, Recipe(engine=elsewhere.engine))
+    return made
 
 
 def _require_evaluation_text(dense: Path, asked: VerifySection, trust_remote_code: bool) -> None:

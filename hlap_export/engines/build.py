@@ -7,9 +7,10 @@ import pkgutil
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from hlap_export.artifacts import (
     MANIFEST,
@@ -117,6 +118,36 @@ def _tuned(backend: Backend, options: TensorRTOptions | None, source: Manifest) 
             fix="leave them out, or build with --engine tensorrt or tensorrt-rtx",
         )
     return backend
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StandIn:
+    """What computes the same graphs where an engine can be built but not run.
+
+    Attributes:
+        engine: the name of one that can.
+        dtype: of the graphs that it can run: theirs, or float32.
+        reason: why, in a sentence.
+    """
+
+    engine: Literal["onnxruntime"]
+    dtype: Literal["float32", "float16"]
+    reason: str
+
+
+def stand_in(engine: str, dtype: str) -> StandIn | None:
+    """What to verify in place of an engine that can't run here; None if it can."""
+    problem = usable_backend(engine).why_not_runnable()
+    if problem is None:
+        return None
+    runnable = "float16" if dtype == "float16" else "float32"  # what it computes on a CPU
+    graphs = "their ONNX graphs" if runnable == dtype else f"the same graphs in {runnable}"
+    return StandIn(
+        engine="onnxruntime",
+        dtype=runnable,
+        reason=f"engines of {engine} can't run here ({problem.found}): {graphs} were verified in ONNX Runtime instead, "
+        "and nothing was timed",
+    )
 
 
 def open_session(engine_dir: Path, *, threads: int | None = None) -> Session:

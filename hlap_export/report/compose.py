@@ -11,16 +11,19 @@ from hlap_export.bench import report as bench
 from hlap_export.bench.report import BenchReport
 from hlap_export.checkpoint.layout import ModelLayout, read_layout
 from hlap_export.plan.pruning_plan import PruningPlan
+from hlap_export.report.builds import build_rows, built_sizes
 from hlap_export.report.summary import (
     ENGINE_ON_DISK,
     KV_CACHE,
     Check,
-    Curve,
+    AlphaCurve,
     Extrapolated,
     Latency,
     LayerRow,
     Origin,
     Perplexity,
+    Removal,
+    RemovalCurve,
     Size,
     Summary,
     Text,
@@ -35,37 +38,51 @@ class Folders:
 
     checkpoints: dict[str, Path]
     graphs: dict[str, Path]
+    engines: dict[str, Path]
     origins: tuple[Origin, ...]
+    measured_instead: str | None = None
+    """Why others than these engines were verified, and none were timed."""
 
 
 def summarise(
-    model_name: str, folders: Folders, plan: PruningPlan, verified: VerifyReport, timed: BenchReport
+    model_name: str, folders: Folders, plan: PruningPlan, verified: VerifyReport, timed: BenchReport | None
 ) -> Summary:
-    """One value from a run's results; nothing is computed here that a stage didn't measure or count."""
+    """One value from a run's results; nothing is computed here that a stage didn't measure or count.
+
+    Args:
+        model_name: as it is shown.
+        folders: of the run.
+        plan: what was pruned.
+        verified: of the engines, or of what was verified in their place.
+        timed: None where the engines can't run here.
+    """
     layout = read_layout(folders.checkpoints["pruned"])
     graphs = {name: read_manifest(folder, kind="onnx") for name, folder in folders.graphs.items()}
     return Summary(
         model=model_name,
         family=layout.family.model_type,
         method=plan.method,
-        engine=verified.engine,
+        engine=str(read_manifest(folders.engines["pruned"], kind="engine").parameters["engine"]),
         flavour=graphs["pruned"].parameters["flavour"],
         dtype=verified.dtype,
-        threads=timed.threads,
+        threads=timed.threads if timed else verified.threads,
         layers=layer_rows(layout, plan),
-        sizes=(_parameters(graphs), *size_rows(timed)),
+        sizes=(_parameters(graphs), *(size_rows(timed) if timed else built_sizes(folders.engines))),
         perplexities=_perplexities(plan, verified),
         search=search_curves(plan),
+        removals=removal_curves(plan),
         checks=check_rows(verified),
         greedy_agreement=verified.greedy.agreement,
-        latency=latency_rows(timed),
-        extrapolated=extrapolated_rows(timed),
-        is_noisy=timed.noisy,
-        disturbed=timed.conditions.disturbed,
-        conditions=_conditions(timed),
-        machine=timed.machine,
-        versions=timed.versions,
+        latency=latency_rows(timed) if timed else (),
+        extrapolated=extrapolated_rows(timed) if timed else (),
+        is_noisy=timed is not None and timed.noisy,
+        disturbed=timed.conditions.disturbed if timed else (),
+        conditions=_conditions(timed) if timed else {},
+        machine=verified.machine,
+        versions=verified.versions,
         origins=folders.origins,
+        builds=build_rows(folders.engines),
+        measured_instead=folders.measured_instead,
     )
 
 
@@ -107,18 +124,42 @@ def _perplexities(plan: PruningPlan, verified: VerifyReport) -> tuple[Perplexity
     return tuple(rows)
 
 
-def search_curves(plan: PruningPlan) -> tuple[Curve, ...]:
+def search_curves(plan: PruningPlan) -> tuple[AlphaCurve, ...]:
     """The curves in the order in which they were searched."""
     if plan.search is None:
         return ()
     return tuple(
-        Curve(
+        AlphaCurve(
             layer=layer.layer,
             alphas=tuple(score.alpha for score in layer.curve),
             perplexities=tuple(score.perplexity for score in layer.curve),
             chosen=layer.best.alpha,
         )
         for layer in plan.search.layers
+    )
+
+
+def removal_curves(plan: PruningPlan) -> tuple[RemovalCurve, ...]:
+    """What each further removal costs: the plan's own method first."""
+    planned = plan.search.perplexity_planned if plan.search else None
+    return tuple(
+        RemovalCurve(
+            method=curve.method,
+            is_own=index == 0,
+            points=tuple(
+                Removal(
+                    removed=point.removed,
+                    increase_ratio=point.increase,
+                    increase_ratio_low=point.increase_low,
+                    increase_ratio_high=point.increase_high,
+                    kv_ratio=point.kv_ratio,
+                    latency_ratio=point.latency_ratio,
+                    is_chosen=index == 0 and point.perplexity == planned,
+                )
+                for point in curve.points
+            ),
+        )
+        for index, curve in enumerate(plan.curves)
     )
 
 

@@ -9,6 +9,7 @@ import typer
 import hlap_export
 from hlap_export import terminal
 from hlap_export.cli.options import Debug, Json, MaxMemory, Model, OutFolder, RecipeFile, TrustRemoteCode
+from hlap_export.recipe import EngineName
 
 
 def run(
@@ -19,6 +20,9 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on in --out: finished stages are reused.")] = False,
     trust_remote_code: TrustRemoteCode = False,
     max_memory: MaxMemory = None,
+    engine: Annotated[
+        EngineName | None, typer.Option(help="What to build, in place of the recipe's or of onnxruntime.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -30,6 +34,7 @@ def run(
         resume=resume,
         trust_remote_code=trust_remote_code,
         max_memory=terminal.budget(max_memory).max_memory,
+        engine=engine,
         progress=terminal.progress(),
     )
     terminal.show(summary, as_json=json)

@@ -26,6 +26,7 @@ from hlap_export.engines.trt.inspection import EngineLayer, as_json, bindings_of
 from hlap_export.engines.trt.library import Library, why_no_gpu
 from hlap_export.engines.trt.options import TensorRTOptions, resolved, sizes_of
 from hlap_export.engines.trt.phases import PHASES, PhaseName, ranges, shape_ranges
+from hlap_export.engines.trt.rtx import require_possible
 from hlap_export.errors import ArtefactError
 
 FLAVOUR = "trt"
@@ -82,6 +83,7 @@ class TensorRTBackend:
         source = read_manifest(onnx, kind="onnx")
         _require_flavour(onnx, source, self.name)
         options = self.tuned(self.options, source).options
+        require_possible(self.library, options)
         sizes = sizes_of(options)
         graph = read_graph(onnx / GRAPH, capacity=sizes.capacity)
         attention = source.facts["attention"]

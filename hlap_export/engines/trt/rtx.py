@@ -1,16 +1,37 @@
-"""What TensorRT-RTX alone has: engines for GPUs that the building machine lacks."""
+"""Where the two libraries differ: TensorRT-RTX builds for GPUs that the building machine lacks, and lacks options."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from hlap_export.engines.trt.library import TENSORRT_RTX, Library
+from hlap_export.engines.trt.library import TENSORRT_RTX, Library, why_no_gpu
+from hlap_export.engines.trt.options import TensorRTOptions
 from hlap_export.errors import ArtefactError
 
 if TYPE_CHECKING:
     import tensorrt
     import tensorrt_rtx
+
+
+def require_possible(library: Library, options: TensorRTOptions) -> None:
+    """Refuse what a library has under another name, or not here, before it does in words of its own.
+
+    Raises:
+        ArtefactError: such an option.
+    """
+    if library != TENSORRT_RTX:
+        return
+    if options.version_compatible:
+        raise _not_there(library, "version_compatible", "false: its plans run with the version that built them", "true")
+    if options.compatibility != "none":
+        raise _not_there(
+            library, "compatibility", "none: compute_capabilities says which GPUs it builds for", options.compatibility
+        )
+    if options.strip_weights and (problem := why_no_gpu()):
+        raise _not_there(
+            library, "strip_weights", "false without a GPU, which its compiler then needs", f"true, but {problem.found}"
+        )
 
 
 def target_gpus(library: Library, config: tensorrt.IBuilderConfig, compute_capabilities: Sequence[str]) -> None:
@@ -21,16 +42,18 @@ def target_gpus(library: Library, config: tensorrt.IBuilderConfig, compute_capab
     """
     if not compute_capabilities:
         return
+    name = "compute_capabilities"
     if library != TENSORRT_RTX:
-        raise _not_there(library, compute_capabilities, "none: it builds for the GPU of this machine")
+        raise _not_there(library, name, "none: it builds for the GPU of this machine", ", ".join(compute_capabilities))
     # TensorRT's stubs don't have it.
     known = cast("dict[str, tensorrt_rtx.ComputeCapability]", vars(library.load())["ComputeCapability"].__members__)
-    if unknown := [name for name in compute_capabilities if name not in known]:
-        raise _not_there(library, unknown, f"among {', '.join(name for name in known if name.startswith('SM'))}")
+    targets = [target for target in known if target.startswith("SM")]
+    if unknown := [target for target in compute_capabilities if target not in targets]:
+        raise _not_there(library, name, f"among {', '.join(targets)}", ", ".join(unknown))
     rtx_config = cast("tensorrt_rtx.IBuilderConfig", config)
     rtx_config.num_compute_capabilities = len(compute_capabilities)
-    for index, name in enumerate(compute_capabilities):
-        rtx_config.set_compute_capability(known[name], index)
+    for index, target in enumerate(compute_capabilities):
+        rtx_config.set_compute_capability(known[target], index)
 
 
 def execution_context(library: Library, plan: tensorrt.ICudaEngine) -> tensorrt.IExecutionContext:
@@ -43,10 +66,10 @@ def execution_context(library: Library, plan: tensorrt.ICudaEngine) -> tensorrt.
     return plan.create_execution_context(cast("tensorrt.IRuntimeConfig", config))
 
 
-def _not_there(library: Library, asked: Sequence[str], expected: str) -> ArtefactError:
+def _not_there(library: Library, option: str, expected: str, found: str) -> ArtefactError:
     return ArtefactError(
-        where="TensorRT option compute_capabilities",
+        where=f"TensorRT option {option}",
         expected=f"for {library.name}, {expected}",
-        found=", ".join(asked),
+        found=found,
         fix="correct it in the recipe's section `tensorrt`, or leave it out",
     )
