@@ -8,6 +8,7 @@ from onnx_ir.passes import common
 from hlap_export.passes.attention_operator import AttentionOperator
 from hlap_export.passes.constant_reshapes import ConstantReshapes
 from hlap_export.passes.drop_unread_inputs import DropUnreadInputs
+from hlap_export.passes.fast_gelu import FastGelu
 from hlap_export.passes.group_query_attention import GroupQueryAttention
 from hlap_export.passes.keep_last_tokens import KeepLastTokens
 from hlap_export.passes.lower_attention import LowerAttention
@@ -72,6 +73,7 @@ def ort(num_positions: int, quantise: QuantiseWeights | None = None) -> tuple[ir
         TabulateRotary(num_positions),
         GroupQueryAttention(),
         common.RemoveUnusedNodesPass(),  # masks, angles and concatenated caches: nothing reads them any more
+        FastGelu(),
         PackProjections(),
         KeepLastTokens(),
         SkipNorms(),
@@ -111,7 +113,7 @@ def trt(num_positions: int) -> tuple[ir.passes.PassBase, ...]:
         common.RemoveUnusedNodesPass(),  # masks, angles and concatenated caches: nothing reads them any more
         DropUnreadInputs(),
         common.RemoveUnusedOpsetsPass(),
-        RaiseOpset(24, ir_version=12, new=("Attention", "RMSNormalization", "RotaryEmbedding", "TensorScatter")),
+        RaiseOpset(24, ir_version=12),
         NameNodes(wrapper="model"),
         NameConstants(),
         NameDims(IN_PLACE_DIMS),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx.defs
 import onnx_ir as ir
 import pytest
 
+from hlap_export.errors import ExportError
 from hlap_export.passes.norm_operator import NormOperator
-from hlap_export.passes.raise_opset import RaiseOpset
+from hlap_export.passes.raise_opset import WIDENED, RaiseOpset
 from hlap_export.passes.rotary_operator import RotaryOperator
 from tests.passes.running import operators, random, run, with_weights
 
@@ -57,12 +59,29 @@ def test_rotary_turns_pairs_half_a_head_apart_by_the_angle_of_their_position() -
     assert np.abs(result - np.concatenate([turned.real, turned.imag], -1)).max() <= FLOAT32_ERROR
 
 
-def test_an_operator_that_a_later_opset_may_have_changed_is_not_renumbered() -> None:
-    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[N] x) => (float[N] y) {{ y = {} (x) }}'
-    known = ir.from_onnx_text(text.format("Exp"))
-    raising = RaiseOpset(24, ir_version=12, new=("TensorScatter",))
-    raising(known)
-    assert (known.opset_imports[""], known.ir_version) == (24, 12)
-    with pytest.raises(ir.passes.PassError) as raised:
-        ir.passes.Sequential(raising)(ir.from_onnx_text(text.format("Mish")))
-    assert "Mish" in str(raised.value.__cause__)
+GRAPH = '<ir_version: 8, opset_import: ["" : 18]> g (float[N] x) => (float[N] y) {{ y = {} (x) }}'
+
+
+@pytest.mark.parametrize("unchanged", ["Exp", "Relu", "Softplus"])
+def test_a_graph_whose_operators_stay_what_they_are_is_renumbered(unchanged: str) -> None:
+    model = ir.from_onnx_text(GRAPH.format(unchanged))
+    RaiseOpset(24, ir_version=12)(model)
+    assert (model.opset_imports[""], model.ir_version) == (24, 12)
+
+
+def test_an_operator_that_a_later_opset_defined_anew_is_refused() -> None:
+    # Opset 21 gave its scale another shape.
+    changed = GRAPH.format("GroupNormalization <num_groups = 1, epsilon = 0.1>").replace("(x) }", "(x, x, x) }")
+    with pytest.raises(ExportError, match=r"GroupNormalization.*portable"):
+        RaiseOpset(24, ir_version=12)(ir.from_onnx_text(changed))
+
+
+@pytest.mark.parametrize("name", sorted(WIDENED))
+def test_what_is_said_to_have_more_types_alone_has_no_other_inputs_or_outputs(name: str) -> None:
+    old, new = (onnx.defs.get_schema(name, opset) for opset in (18, 24))
+    for parts in ("inputs", "outputs"):
+        assert [part.name for part in getattr(old, parts)] == [part.name for part in getattr(new, parts)]
+    assert set(new.attributes) - set(old.attributes) <= {"saturate", "round_mode"}
+    for type_variable in old.type_constraints:
+        widened = next(other for other in new.type_constraints if other.type_param_str == type_variable.type_param_str)
+        assert set(type_variable.allowed_type_strs) <= set(widened.allowed_type_strs)
