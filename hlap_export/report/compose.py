@@ -15,8 +15,8 @@ from hlap_export.report.builds import build_rows, built_sizes
 from hlap_export.report.summary import (
     ENGINE_ON_DISK,
     KV_CACHE,
-    Check,
     AlphaCurve,
+    Check,
     Extrapolated,
     Latency,
     LayerRow,

@@ -33,6 +33,7 @@ def html_report(summary: Summary) -> str:
             tiles=tiles(summary),
             layers=layer_columns(summary.layers),
             search=pictures.search_figure(summary),
+            removals=pictures.removal_figure(summary),
             latency=pictures.latency_figures(summary),
             speedup=pictures.speedup_figure(summary) if summary.latency else None,
             builds=build_table(summary.builds),

@@ -11,7 +11,7 @@ from hlap_export.report.charts.bars import Pair, pair_chart
 from hlap_export.report.charts.intervals import Interval, interval_chart
 from hlap_export.report.charts.line_chart import Axis, Line, Point, line_chart
 from hlap_export.report.charts.scales import padded
-from hlap_export.report.summary import Curve, Extrapolated, Latency, Phase, Size, Summary
+from hlap_export.report.summary import AlphaCurve, Extrapolated, Latency, Phase, RemovalCurve, Size, Summary
 
 EngineName = Literal["dense", "pruned"]
 ENGINES: tuple[EngineName, ...] = ("dense", "pruned")
@@ -58,7 +58,7 @@ def search_figure(summary: Summary) -> Figure | None:
     )
 
 
-def _curve_line(curve: Curve, shade: float) -> Line:
+def _curve_line(curve: AlphaCurve, shade: float) -> Line:
     points = tuple(
         Point(
             x=alpha,
@@ -69,6 +69,43 @@ def _curve_line(curve: Curve, shade: float) -> Line:
         for alpha, perplexity in zip(curve.alphas, curve.perplexities, strict=True)
     )
     return Line(name=f"layer {curve.layer}", style="shaded", points=points, shade=shade)
+
+
+def removal_figure(summary: Summary) -> Figure | None:
+    """Perplexity against latency, removal by removal; None where the plan's method went no such way."""
+    curves = [curve for curve in summary.removals if len(curve.points) > 1]
+    if not curves:
+        return None
+    points = [point for curve in curves for point in curve.points]
+    low, high = padded([value for p in points for value in (p.increase_ratio_low, p.increase_ratio_high)])
+    left, right = padded([point.latency_ratio for point in points], share=0.03)
+    svg = line_chart(
+        tuple(_removal_line(curve) for curve in curves),
+        Axis(title="latency, relative to the dense model", low=left, high=right),
+        Axis(title="perplexity", low=low, high=high, label=wording.percent_briefly),
+        label="Change of perplexity against latency, removal by removal",
+    )
+    return Figure(
+        svg=svg,
+        caption="From the dense model (right) one removal after the other: change of the perplexity on the calibration "
+        "text, with 95 % intervals, against counted or measured latency. The large dot is this plan.",
+    )
+
+
+def _removal_line(curve: RemovalCurve) -> Line:
+    points = tuple(
+        Point(
+            x=point.latency_ratio,
+            y=point.increase_ratio,
+            low=point.increase_ratio_low,
+            high=point.increase_ratio_high,
+            is_marked=True,
+            is_large=point.is_chosen,
+            hint=f"{curve.method}: {point.removed or 'dense'}, {wording.percent(point.increase_ratio)}",
+        )
+        for point in curve.points
+    )
+    return Line(name=curve.method, style="pruned" if curve.is_own else "dense", points=points)
 
 
 def latency_figures(summary: Summary) -> list[Figure]:

@@ -79,13 +79,37 @@ class Perplexity(_Result):
         return self.pruned / self.dense - 1
 
 
-class Curve(_Result):
+class AlphaCurve(_Result):
     """What decided one layer's alpha: perplexity of the whole model on the calibration text, alpha by alpha."""
 
     layer: int
     alphas: tuple[float, ...]
     perplexities: tuple[float, ...]
     chosen: float
+
+
+class Removal(_Result):
+    """The model with one more part removed: what it costs and saves, relative to the dense one.
+
+    `increase_ratio` is of the perplexity on the calibration text, with its 95 % interval; `latency_ratio` is counted
+    from the work of a step, or measured where the method did that.
+    """
+
+    removed: str
+    increase_ratio: float
+    increase_ratio_low: float
+    increase_ratio_high: float
+    kv_ratio: float
+    latency_ratio: float
+    is_chosen: bool
+
+
+class RemovalCurve(_Result):
+    """All steps that a method went, the dense model first; `is_own` where it is the method of the plan."""
+
+    method: str
+    is_own: bool
+    points: tuple[Removal, ...]
 
 
 class Origin(_Result):
@@ -190,7 +214,8 @@ class Summary(_Result):
     layers: tuple[LayerRow, ...]
     sizes: tuple[Size, ...]
     perplexities: tuple[Perplexity, ...]
-    search: tuple[Curve, ...]
+    search: tuple[AlphaCurve, ...]
+    removals: tuple[RemovalCurve, ...] = ()
     checks: tuple[Check, ...]
     greedy_agreement: float
     latency: tuple[Latency, ...]

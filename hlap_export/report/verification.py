@@ -84,7 +84,7 @@ def _notes(report: VerifyReport) -> list[str]:
         f"longest context {report.context_length or 'not more'}, of {report.context_limit} that fit",
     ]
     if measured := report.perplexity:
-        notes.append(f"perplexity on {measured.num_windows} windows of {measured.window_length} tokens")
+        notes.append(f"perplexity of {text}, {measured.num_windows} windows of {measured.window_length} tokens")
     if report.reference_streamed_layers:
         notes.append(f"{report.reference_streamed_layers} layers of the reference were loaded one at a time")
     return notes

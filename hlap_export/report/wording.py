@@ -45,6 +45,11 @@ def percent(ratio: float) -> str:
     return f"{'−' if rounded < 0 else '+'}{abs(rounded):.1f} %"
 
 
+def percent_briefly(ratio: float) -> str:
+    """The same beside an axis: 0.2 -> "+20 %"."""
+    return percent(ratio).replace(".0 %", " %").replace("±", "")
+
+
 def in_ms(milliseconds: float | None) -> str:
     if milliseconds is None:
         return "–"
@@ -117,14 +122,22 @@ def _change(row: LayerRow) -> str:
 
 def headline(summary: Summary) -> str:
     """The outcome in one sentence."""
-    gone = [row for row in summary.layers if row.attention != "full"]
-    thinner = [row for row in summary.pruned_layers if row.attention == "full"]
-    clauses: list[str] = []
-    if gone:
-        clauses.append(f"{len(gone)} of {len(summary.layers)} layers lose their attention")
-    if thinner:
-        clauses.append(f"{len(thinner)} keep{'s' if len(thinner) == 1 else ''} fewer heads")
-    return " and ".join(clauses) if clauses else "nothing was pruned"
+    layers = summary.layers
+    most = max(row.num_heads for row in layers)
+    counts = (
+        (sum(row.attention != "full" for row in layers), "{} of {} layers lose their attention"),
+        (sum(row.attention == "full" and row.num_heads < most for row in layers), "{} keep{s} fewer heads"),
+        (sum(row.mlp == "skip" for row in layers), "{} lose{s} the MLP"),
+        (sum(row.mlp == "refit" for row in layers), "{} get{s} the MLP fitted anew"),
+    )
+    clauses = [clause.format(n, len(layers), s="s" if n == 1 else "") for n, clause in counts if n]
+    return _listed(clauses) if clauses else "nothing was pruned"
+
+
+def _listed(clauses: list[str]) -> str:
+    """Clauses in one sentence: "a", "a and b", "a, b and c"."""
+    *first, last = clauses
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def verdict(summary: Summary) -> str:
@@ -173,13 +186,14 @@ def of_increase(row: Perplexity) -> str:
 
 def picture_key(layers: tuple[LayerRow, ...]) -> list[tuple[str, str]]:
     """What the colours of the layers' picture mean, only those that occur: style and meaning."""
-    kinds = {row.attention for row in layers}
-    is_thinner = any(row.is_pruned and row.attention == "full" and row.mlp == "keep" for row in layers)
+    kinds, mlps = {row.attention for row in layers}, {row.mlp for row in layers}
+    is_thinner = min(row.num_heads for row in layers if row.attention == "full") < max(row.num_heads for row in layers)
     rows = (
         ("full", "attention", True),
         ("value", "value only: no queries, keys or cache", "value_only" in kinds),
-        ("linear", "a fitted linear map", "linear" in kinds),
-        ("none", "removed", "skip" in kinds or is_thinner),
+        ("linear", "fitted linear map", "linear" in kinds or "refit" in mlps),
+        ("mlp", "MLP", mlps != {"keep"}),
+        ("none", "removed", "skip" in kinds | mlps or is_thinner),
         ("alpha", "alpha, what is left of the attention's output", any(row.alpha is not None for row in layers)),
     )
     return [(style, meaning) for style, meaning, occurs in rows if occurs]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from hlap_export.report.summary import (
+    AlphaCurve,
     Check,
-    Curve,
     Extrapolated,
     Latency,
     LayerRow,
     Origin,
     Perplexity,
+    Removal,
+    RemovalCurve,
     Size,
     Summary,
     Text,
@@ -130,13 +132,32 @@ def full_summary() -> Summary:
                 held_out.model_copy(update={"increase_ratio_low": 0.02, "increase_ratio_high": 0.055}),
             ),
             "search": tuple(
-                Curve(
+                AlphaCurve(
                     layer=layer,
                     alphas=tuple(step / 10 for step in range(11)),
                     perplexities=tuple(12.4 + 0.05 * (11 - layer) + (step / 10 - 0.4) ** 2 for step in range(11)),
                     chosen=0.4,
                 )
                 for layer in (11, 10, 9)
+            ),
+            "removals": tuple(
+                RemovalCurve(
+                    method=method,
+                    is_own=method == "choose-fit",
+                    points=tuple(
+                        Removal(
+                            removed=f"attention {12 - step}" if step else "",
+                            increase_ratio=cost * step**2,
+                            increase_ratio_low=0.9 * cost * step**2,
+                            increase_ratio_high=1.1 * cost * step**2,
+                            kv_ratio=1 - step / 12,
+                            latency_ratio=1 - step / 15,
+                            is_chosen=method == "choose-fit" and step == 3,
+                        )
+                        for step in range(6)
+                    ),
+                )
+                for method, cost in (("choose-fit", 0.01), ("harp", 0.025))
             ),
             "latency": (prefill, limited, longer, decode.model_copy(update={"batch": 4})),
             "extrapolated": (

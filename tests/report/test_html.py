@@ -62,8 +62,8 @@ def test_what_the_user_named_is_shown_as_text() -> None:
 
 def test_every_picture_is_well_formed_and_says_what_it_shows() -> None:
     pictures = re.findall(r"<svg.*?</svg>", html_report(full_summary()), re.DOTALL)
-    # Twelve layers, the search, decode at batch 1 (the others have one length), speedups and sizes.
-    assert len(pictures) == 12 + 1 + 1 + 1 + 1
+    # Twelve layers, search and removals, decode at batch 1 (the others have one length), speedups and sizes.
+    assert len(pictures) == 12 + 2 + 1 + 1 + 1
     for picture in pictures:
         assert ElementTree.fromstring(picture).get("aria-label")
 

@@ -24,7 +24,18 @@ def test_changes_have_a_sign(ratio: float, words: str) -> None:
     assert wording.percent(ratio) == words
 
 
+def test_the_headline_counts_each_kind_of_change() -> None:
+    layers = list(sample_summary().layers)
+    layers[7] = layers[7].model_copy(update={"mlp": "skip", "is_pruned": True})
+    layers[8] = layers[8].model_copy(update={"attention": "linear", "num_heads": 0, "num_kv_heads": 0, "mlp": "refit"})
+    assert wording.headline(sample_summary().model_copy(update={"layers": tuple(layers)})) == (
+        "3 of 12 layers lose their attention, 1 keeps fewer heads, 1 loses the MLP and 1 gets the MLP fitted anew"
+    )
+
+
 def test_the_headline_of_a_dense_run_says_that_nothing_was_pruned() -> None:
     dense = sample_summary()
-    rows = tuple(row.model_copy(update={"attention": "full", "is_pruned": False}) for row in dense.layers)
+    rows = tuple(
+        row.model_copy(update={"attention": "full", "num_heads": 8, "is_pruned": False}) for row in dense.layers
+    )
     assert wording.headline(dense.model_copy(update={"layers": rows})) == "nothing was pruned"

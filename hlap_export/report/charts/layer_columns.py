@@ -1,7 +1,8 @@
 """The plan at a glance: one small picture per layer, which the page puts in rows as wide as it is.
 
 A square is a query head, a row of them a KV group. A value-only layer has its KV groups but no queries, a linear one
-is one solid block, a layer without attention is empty. Below it stands alpha.
+is one solid block, a layer without attention is empty. Where MLPs change, a bar below stands for the MLP. Below the
+layer's number stands alpha.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ MAX_HEIGHT = 72.0
 MIN_HEIGHT = 22.0
 ALPHA_HEIGHT = 34.0
 LABEL_HEIGHT = 15.0
+MLP_HEIGHT = 7.0
+MLP_STYLES = {"keep": "mlp", "refit": "linear", "skip": "none"}
 GAP = 1.5
 
 
@@ -25,7 +28,7 @@ class Grid:
 
     groups: int
     heads_per_group: int
-    shows_alpha: bool
+    shows_mlp: bool
 
     @property
     def height(self) -> float:
@@ -37,19 +40,23 @@ def layer_columns(layers: tuple[LayerRow, ...]) -> list[str]:
     """One picture per layer, the embedding's side first, all of one scale: larger where there are few."""
     groups = max(layer.num_kv_heads for layer in layers)
     heads = max(layer.num_heads for layer in layers)
-    grid = Grid(
-        groups=groups, heads_per_group=heads // groups, shows_alpha=any(layer.alpha is not None for layer in layers)
-    )
+    shows_mlp = any(layer.mlp != "keep" for layer in layers)
+    grid = Grid(groups=groups, heads_per_group=heads // groups, shows_mlp=shows_mlp)
     enlarged = 1.5 if len(layers) <= 16 else 1.2 if len(layers) <= 36 else 1.0
     return [_column(layer, grid, enlarged) for layer in layers]
 
 
 def _column(layer: LayerRow, grid: Grid, enlarged: float) -> str:
     said = describe(layer)
-    parts = [hint(said), _heads(layer, grid), _index(layer, grid.height)]
-    height = grid.height + LABEL_HEIGHT
-    if grid.shows_alpha:
-        parts.append(_alpha(layer, height))
+    parts = [hint(said), _heads(layer, grid)]
+    height = grid.height
+    if grid.shows_mlp:
+        parts.append(_box(MLP_STYLES[layer.mlp], 0, height, (WIDTH - GAP, MLP_HEIGHT - GAP)))
+        height += MLP_HEIGHT
+    parts.append(_index(layer, height))
+    height += LABEL_HEIGHT
+    if layer.alpha is not None:
+        parts.append(_alpha(layer.alpha, height))
         height += ALPHA_HEIGHT
     size = {"width": WIDTH * enlarged, "height": height * enlarged}
     return picture(WIDTH, height, *parts, label=said, class_="layer", **size)
@@ -103,14 +110,9 @@ def _index(layer: LayerRow, top: float) -> str:
     return words(str(layer.layer), (WIDTH - GAP) / 2, top + 12, class_=style, text_anchor="middle")
 
 
-def _alpha(layer: LayerRow, top: float) -> str:
+def _alpha(alpha: float, top: float) -> str:
     """A bar from the floor, as high as alpha is large, its value above it."""
-    if layer.alpha is None:
-        return ""
-    room = ALPHA_HEIGHT - 13
-    height = max(room * layer.alpha, 1.0)
+    height = max((ALPHA_HEIGHT - 13) * alpha, 1.0)
     floor = top + ALPHA_HEIGHT - 1
-    middle = (WIDTH - GAP) / 2
-    return element("rect", x=6, y=floor - height, width=WIDTH - GAP - 12, height=height, class_="alpha") + words(
-        f"{layer.alpha:g}", middle, floor - height - 3, class_="tick", text_anchor="middle"
-    )
+    bar = element("rect", x=6, y=floor - height, width=WIDTH - GAP - 12, height=height, class_="alpha")
+    return bar + words(f"{alpha:g}", (WIDTH - GAP) / 2, floor - height - 3, class_="tick", text_anchor="middle")

@@ -9,7 +9,7 @@ from hlap_export.report.charts.markup import element, hint, picture, words
 from hlap_export.report.charts.scales import Scale, spread
 
 WIDTH, HEIGHT = 440.0, 260.0
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 14.0, 30.0, 42.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 14.0, 30.0, 42.0
 CHARACTER = 7.2
 """Width of a character of a label: where labels would touch, one is left out."""
 LABEL_HEIGHT = 13.0
@@ -25,6 +25,7 @@ class Point:
     high: float | None = None
     hint: str = ""
     is_marked: bool = True
+    is_large: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +127,13 @@ def _line(line: Line, across: Scale, up: Scale) -> str:
             )
         if point.is_marked:
             dot = element(
-                "circle", hint(point.hint), cx=at_x, cy=up(point.y), r=3.6, class_=f"dot {line.style}", **shade(line)
+                "circle",
+                hint(point.hint),
+                cx=at_x,
+                cy=up(point.y),
+                r=6.0 if point.is_large else 3.2,
+                class_=f"dot {line.style}",
+                **shade(line),
             )
             parts.append(dot)
     return "".join(parts)

@@ -9,7 +9,7 @@ from hlap_export.report.charts.markup import element, hint, picture, words
 from hlap_export.report.charts.scales import Scale, padded
 
 WIDTH, HEIGHT = 440.0, 320.0
-LEFT, RIGHT, TOP, BOTTOM = 60.0, 16.0, 14.0, 44.0
+LEFT, RIGHT, TOP, BOTTOM = 66.0, 16.0, 14.0, 44.0
 RADIUS = 8.5
 
 
