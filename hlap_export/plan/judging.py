@@ -67,12 +67,12 @@ def _planned(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Increase:
-    """How much higher a perplexity is than the dense model's, 0.03 for 3 %, with its 95 % interval."""
+    """How much higher a loss is than the dense model's, in nats per token, with its 95 % interval."""
 
     perplexity: float
-    ratio: float
-    low: float
-    high: float
+    gap_nats: float
+    gap_nats_low: float
+    gap_nats_high: float
 
 
 def increase_of(dense: Sequence[float], pruned: Sequence[float]) -> Increase:
@@ -86,7 +86,7 @@ def increase_of(dense: Sequence[float], pruned: Sequence[float]) -> Increase:
     error = STANDARD_ERRORS * statistics.stdev(differences) / math.sqrt(len(differences))
     return Increase(
         perplexity=math.exp(statistics.fmean(pruned)),
-        ratio=math.expm1(mean),
-        low=math.expm1(mean - error),
-        high=math.expm1(mean + error),
+        gap_nats=mean,
+        gap_nats_low=mean - error,
+        gap_nats_high=mean + error,
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from hlap_export.checkpoint import read_layout
 from hlap_export.checkpoint.decoder import open_decoder
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.counting import model_at
@@ -66,7 +67,11 @@ def search_plan(
             on_progress=on_progress,
         )
     _require_a_place_for_weights(asked)
-    bench = _open_workbench(asked, calibration, work, on_progress)
+    num_windows = math.ceil(calibration.windows * JUDGED_EVERY / (JUDGED_EVERY - 1))
+    fitted_on, judged_by = split_windows(read_windows(asked, calibration, num_windows))
+    bench = open_workbench(
+        asked.model, fitted_on, judged_by, work=work, max_memory=calibration.max_memory, on_progress=on_progress
+    )
     meter = Meter(bench, model_at(asked.model).dtype, asked.options.measure)
     linear = linear_map(asked.layout, asked.options.form, asked.options.rank)
     method = method_of(asked.method, linear, asked.options.choose_by)
@@ -109,22 +114,37 @@ def split_windows(windows: Windows) -> tuple[Windows, Windows]:
     return fitted_on, judged_by
 
 
-def _open_workbench(asked: Request, calibration: CalibrationOptions, work: Path, on_progress: OnProgress) -> Workbench:
-    every = read_windows(asked, calibration, math.ceil(calibration.windows * JUDGED_EVERY / (JUDGED_EVERY - 1)))
-    fitted_on, judged_by = split_windows(every)
-    request = {**request_of(asked.model, every), "linear": [asked.options.form, asked.options.rank]}
+def open_workbench(
+    model: Path,
+    fitted_on: Windows,
+    judged_by: Windows,
+    *,
+    work: Path,
+    max_memory: int | None = None,
+    on_progress: OnProgress = ignore_progress,
+) -> Workbench:
+    """The dense model, run over the windows that plans are fitted on.
+
+    Args:
+        model: the dense checkpoint; computed in float32.
+        fitted_on: windows that plans are fitted on and chosen by.
+        judged_by: others, that they are judged by.
+        work: folder of this search alone, where a killed one left its results and goes on from them.
+        max_memory: most bytes of RAM for the whole process; None for what the machine has free.
+        on_progress: called with (plans measured, about how many there will be).
+    """
+    layout, options = read_layout(model), DEFAULT_OPTIONS
+    requests = {"fitted on": request_of(model, fitted_on), "judged by": request_of(model, judged_by)}
     search = Search(
-        decoder=open_decoder(
-            asked.model, batch=fitted_on.batch, copies=len(ALPHA_GRID) + 1, max_memory=calibration.max_memory
-        ),
+        decoder=open_decoder(model, batch=fitted_on.batch, copies=len(ALPHA_GRID) + 1, max_memory=max_memory),
         windows=fitted_on,
-        states=StateFiles(work, length=fitted_on.batch.length, hidden_size=asked.layout.hidden_size),
-        journal=Journal(work, request),
+        states=StateFiles(work, length=fitted_on.batch.length, hidden_size=layout.hidden_size),
+        journal=Journal(work, {**requests, **asdict(options)}),
         steps=Steps(0, ignore_progress),
     )
     # The dense model, each layer alone, and as a rule a few more for each layer that is chosen.
-    plans = Steps(4 * asked.layout.num_layers, on_progress)
-    return Workbench(search, judged_by, asked.layout, DEFAULT_OPTIONS, plans)
+    plans = Steps(4 * layout.num_layers, on_progress)
+    return Workbench(search, judged_by, layout, options, plans)
 
 
 def _record(bench: Workbench, found: Walk) -> SearchRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -60,9 +61,9 @@ class Meter:
             num_removed=num_removed,
             removed=removed,
             perplexity=increase.perplexity,
-            increase=increase.ratio,
-            increase_low=increase.low,
-            increase_high=increase.high,
+            increase=math.expm1(increase.gap_nats),
+            increase_low=math.expm1(increase.gap_nats_low),
+            increase_high=math.expm1(increase.gap_nats_high),
             kv_ratio=cost.kv_values / dense.kv_values,
             weight_bytes=cost.weight_bytes,
             weight_ratio=cost.weight_bytes / dense.weight_bytes,

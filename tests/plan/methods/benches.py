@@ -17,7 +17,7 @@ from hlap_export.plan.pruning_plan import PruningPlan
 from hlap_export.plan.records import TextWindows
 from hlap_export.plan.states import StateFiles
 from hlap_export.plan.workbench import Workbench
-from tests.masked_dense import masked_logits
+from tests.masked_dense import NO_WEIGHTS, Weights, masked
 from tests.tiny import VOCAB_SIZE, tiny_model
 
 
@@ -50,7 +50,8 @@ def open_bench(checkpoint: Path, *, work: str = "work", plans: Steps | None = No
     return Workbench(search, JUDGED_BY, layout, FitOptions(), plans or Steps(0, ignore_progress))
 
 
-def naive_loss(model: Any, plan: PruningPlan, of: Windows = FITTED_ON) -> float:
+def naive_loss(model: Any, plan: PruningPlan, of: Windows = FITTED_ON, fitted: Weights = NO_WEIGHTS) -> float:
     """Nats per token of the masked dense model."""
-    logits = masked_logits(model, plan, of.inputs).double()
+    with masked(model, plan, fitted), torch.no_grad():
+        logits = model(input_ids=of.inputs, use_cache=False).logits.double()
     return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), of.targets.flatten()))
