@@ -18,14 +18,15 @@ class FastGelu(ir.passes.InPlacePass):
     """`0.5 x (1 + tanh(sqrt(2/π) (x + 0.044715 x³)))` becomes `com.microsoft::FastGelu(x)`, which is just that."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        rule = pattern.RewriteRule(_tanh_gelu, _fast_gelu)
+        rule = pattern.RewriteRule(tanh_gelu, _fast_gelu)
         count = pattern.RewriteRuleSet([rule], commute=True).apply_to_model(model)
         if count:
             model.graph.opset_imports[MICROSOFT] = 1
         return ir.passes.PassResult(model, count > 0)
 
 
-def _tanh_gelu(op: Any, x: Any) -> Any:
+def tanh_gelu(op: Any, x: Any) -> Any:
+    """The pattern that torch traces."""
     cubic = op.Mul(_about(0.044715), op.Pow(x, 3.0))
     inner = op.Mul(_about(math.sqrt(2 / math.pi)), op.Add(x, cubic))
     return op.Mul(x, op.Mul(0.5, op.Add(op.Tanh(inner), 1.0)))

@@ -9,6 +9,7 @@ from hlap_export.passes.attention_operator import AttentionOperator
 from hlap_export.passes.constant_reshapes import ConstantReshapes
 from hlap_export.passes.drop_unread_inputs import DropUnreadInputs
 from hlap_export.passes.fast_gelu import FastGelu
+from hlap_export.passes.gelu_operator import GeluOperator
 from hlap_export.passes.group_query_attention import GroupQueryAttention
 from hlap_export.passes.keep_last_tokens import KeepLastTokens
 from hlap_export.passes.lower_attention import LowerAttention
@@ -102,6 +103,7 @@ def trt(num_positions: int) -> tuple[ir.passes.PassBase, ...]:
         TiedHeadAsGemm(),
         Simplify(),
         ConstantReshapes(),
+        GeluOperator(),
         MergeValueProjections(),
         TabulateRotary(num_positions),
         RotaryOperator(),

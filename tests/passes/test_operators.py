@@ -6,12 +6,15 @@ import numpy as np
 import onnx.defs
 import onnx_ir as ir
 import pytest
+import torch
 
 from hlap_export.errors import ExportError
+from hlap_export.passes.gelu_operator import GeluOperator
 from hlap_export.passes.norm_operator import NormOperator
 from hlap_export.passes.raise_opset import WIDENED, RaiseOpset
 from hlap_export.passes.rotary_operator import RotaryOperator
 from tests.passes.running import operators, random, run, with_weights
+from tests.passes.test_fast_gelu import ACTIVATION
 
 FLOAT32_ERROR = 1e-5
 FLOAT16_ULP = 2.0**-10
@@ -57,6 +60,16 @@ def test_rotary_turns_pairs_half_a_head_apart_by_the_angle_of_their_position() -
     turned = (q[..., :4] + 1j * q[..., 4:]) * np.exp(1j * angles[positions])[:, None]  # a rotation is a complex product
     (result,) = run(model, position_ids=positions, q=q)
     assert np.abs(result - np.concatenate([turned.real, turned.imag], -1)).max() <= FLOAT32_ERROR
+
+
+def test_torchs_gelu_is_one_operator_that_computes_it() -> None:
+    model = ir.from_onnx_text(ACTIVATION)
+    assert GeluOperator()(model).modified
+    RaiseOpset(24, ir_version=12)(model)
+    assert operators(model) == ["Gelu", "Mul"]
+    x, up = 3 * random(2, 3, 8), random(2, 3, 8)
+    expected = torch.nn.functional.gelu(torch.from_numpy(x), approximate="tanh").numpy() * up
+    np.testing.assert_allclose(run(model, x=x, up=up)[0], expected, atol=1e-6)
 
 
 GRAPH = '<ir_version: 8, opset_import: ["" : 18]> g (float[N] x) => (float[N] y) {{ y = {} (x) }}'
