@@ -14,6 +14,7 @@ from hlap_export.checkpoint.tensors import open_tensors
 from hlap_export.errors import ArtefactError, CheckpointError
 from hlap_export.export.precision import precision_of
 from hlap_export.plan.accounting import count_parameters
+from hlap_export.plan.curve import Curve
 from hlap_export.plan.pruning_plan import Keep, KeepHeads, Linear, PruningPlan, Skip, load_plan
 from hlap_export.report.compose import layer_rows
 from hlap_export.report.summary import LayerRow, Summary
@@ -32,6 +33,7 @@ class Inspection(BaseModel):
         is_intact: whether every file is what the manifest says; None where there is no manifest.
         made_from: digests of the inputs, from the manifest.
         summary: of a run only.
+        curves: of a plan that was searched on the way from the dense model.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +49,7 @@ class Inspection(BaseModel):
     versions: dict[str, str] = {}
     machine: dict[str, Any] = {}
     summary: Summary | None = None
+    curves: tuple[Curve, ...] = ()
 
 
 def inspect(path: Path, *, check_files: bool = True) -> Inspection:
@@ -127,10 +130,16 @@ def inspect_plan(path: Path, layout: ModelLayout | None = None) -> Inspection:
     if plan.search is not None:
         facts |= {f"text_{name}": value for name, value in plan.search.text.model_dump().items()}
         facts |= plan.search.model_dump(
-            include={"perplexity_dense", "perplexity_planned", "perplexity_all_ones", "perplexity_all_dropped"}
+            include={"perplexity_dense", "perplexity_planned", "perplexity_all_ones", "perplexity_all_dropped"},
+            exclude_none=True,
         )
     return Inspection(
-        path=str(path), kind="plan", family=plan.model.model_type, layers=_planned_rows(plan), facts=facts
+        path=str(path),
+        kind="plan",
+        family=plan.model.model_type,
+        layers=_planned_rows(plan),
+        facts=facts,
+        curves=plan.curves,
     )
 
 

@@ -23,13 +23,17 @@ from hlap_export.gate.report import GateReport
 from hlap_export.gate.screen import render_gate
 from hlap_export.generate import Generation
 from hlap_export.inspection import Inspection
+from hlap_export.integrity import ManifestReport
 from hlap_export.lint.report import LintReport
 from hlap_export.lint.screen import render_lint
+from hlap_export.manifest import FILE_DIGEST
 from hlap_export.progress import Progress
 from hlap_export.report import wording
 from hlap_export.report.compare_screen import render_comparison
 from hlap_export.report.comparison import Comparison
 from hlap_export.report.compose import latency_rows, size_rows
+from hlap_export.report.curve_table import curve_table
+from hlap_export.report.integrity_screen import render_integrity
 from hlap_export.report.screen import render_latency, render_summary
 from hlap_export.report.summary import LayerRow, Summary
 from hlap_export.report.verification import render_verification
@@ -125,6 +129,11 @@ def _(result: Summary) -> RenderableType:
 
 
 @render.register
+def _(result: ManifestReport) -> RenderableType:
+    return render_integrity(result)
+
+
+@render.register
 def _(result: VerifyReport) -> RenderableType:
     return render_verification(result)
 
@@ -190,7 +199,10 @@ def _(result: Inspection) -> RenderableType:
     parts: list[RenderableType] = [heading, Text(), strip]
     if changes := wording.layer_changes(result.layers):
         parts.append(Text("   ".join(changes)))
-    return Padding(Group(*parts, _layer_table(result), _facts(result)), (1, 1, 1, 1))
+    parts.append(_layer_table(result))
+    if result.curves:
+        parts.append(curve_table(result.curves, sum(row.is_pruned for row in result.layers)))
+    return Padding(Group(*parts, _facts(result)), (1, 1, 1, 1))
 
 
 def _layer_table(result: Inspection) -> Table:
@@ -226,7 +238,7 @@ def _facts(result: Inspection) -> Table:
             continue
         table.add_row(*_named_fact(name, value))
     for name, digest in result.made_from.items():
-        table.add_row(f"made from {name}", f"sha256 {digest[:16]}…")
+        table.add_row(f"made from {name}", f"{digest.removeprefix(FILE_DIGEST)[:16]}…")
     if result.is_intact is not None:
         intact = "as written" if result.is_intact else Text("changed since it was written", style="bold red")
         table.add_row("files", intact)
