@@ -13,7 +13,7 @@ from hlap_export.artifacts import is_intact, read_manifest
 from hlap_export.checkpoint import load_model, read_layout
 from hlap_export.errors import CheckpointError, OutputError, PlanError
 from hlap_export.families import FAMILIES
-from hlap_export.plan.pruning_plan import Skip, ValueOnly
+from hlap_export.plan.pruning_plan import PruningPlan, Skip, ValueOnly
 from hlap_export.prune import prune
 from tests.masked_dense import masked_logits
 from tests.plans import ATTENTION, FITTED, save_tiny_fitted, tiny_plan
@@ -40,23 +40,31 @@ def pruned(dense: Path, plan_name: str, out: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("plan_name", PLANS)
-def test_pruned_logits_equal_the_masked_dense_models(dense: Path, plan_name: str, tmp_path: Path) -> None:
-    layout, checkpoint, side_file = read_layout(dense), tmp_path / "out", tmp_path / "plan.safetensors"
+def pruned_as(dense: Path, plan_name: str, out: Path) -> tuple[PruningPlan, dict[str, torch.Tensor]]:
+    """Prune by a plan whose fitted weights, if it has any, are made up: the plan, and these weights."""
+    layout, side_file = read_layout(dense), out.with_suffix(".safetensors")
     plan = tiny_plan(plan_name, layout)
     if plan.fits:
         plan = save_tiny_fitted(plan, layout, side_file)
-    prune(dense, plan, checkpoint, fitted=side_file)
-    fitted = load_file(side_file) if plan.fits else {}
+    prune(dense, plan, out, fitted=side_file)
+    return plan, load_file(side_file) if plan.fits else {}
+
+
+@pytest.mark.parametrize("plan_name", PLANS)
+def test_pruned_logits_equal_the_masked_dense_models(dense: Path, plan_name: str, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "out"
+    plan, fitted = pruned_as(dense, plan_name, checkpoint)
     reference = masked_logits(load_model(dense, dtype=torch.float32, attention="eager"), plan, IDS, fitted=fitted)
     with torch.no_grad():
         logits = load_model(checkpoint, dtype=torch.float32)(input_ids=IDS).logits
     assert (logits - reference).abs().max() <= RELATIVE_LOGIT_ERROR * reference.abs().max()
 
 
-def test_left_padding_and_cached_decoding_equal_the_masked_dense_model(dense: Path, tmp_path: Path) -> None:
-    plan = tiny_plan("mixed", read_layout(dense))
-    prune(dense, plan, tmp_path / "out")
+@pytest.mark.parametrize("plan_name", ["mixed", "linear", "blocks"])
+def test_left_padding_and_cached_decoding_equal_the_masked_dense_model(
+    dense: Path, plan_name: str, tmp_path: Path
+) -> None:
+    plan, fitted = pruned_as(dense, plan_name, tmp_path / "out")
     model = load_model(tmp_path / "out", dtype=torch.float32)
     mask = torch.ones_like(IDS)
     mask[0, :5] = 0
@@ -65,6 +73,7 @@ def test_left_padding_and_cached_decoding_equal_the_masked_dense_model(dense: Pa
         load_model(dense, dtype=torch.float32, attention="eager"),
         plan,
         IDS,
+        fitted=fitted,
         attention_mask=mask,
         position_ids=positions,
     )
