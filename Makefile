@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-.PHONY: help setup demo test check format graphs clean
+.PHONY: help setup demo test check format graphs readme clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -37,6 +37,9 @@ format: $(STAMP)  ## Rewrite the sources in the project's format
 
 graphs: $(STAMP)  ## Regenerate the golden graph structures
 	$(BIN)/python -m tests.export.golden
+
+readme: demo  ## Redraw the README's first screen from a new demo
+	@$(BIN)/python -m tests.report.redraw demo
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) demo build .pytest_cache .ruff_cache

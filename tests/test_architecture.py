@@ -214,7 +214,8 @@ def test_the_readme_shows_every_verb(verb: str) -> None:
 
 def test_the_package_ships_its_data_and_types() -> None:
     assert (PACKAGE / "py.typed").is_file()
-    assert (PACKAGE / "report/templates/report.md.jinja").is_file()
+    for name in ("report.md.jinja", "report.html.jinja", "compare.html.jinja", "page.css"):
+        assert (PACKAGE / "report/templates" / name).is_file()
 
 
 # TensorRT-RTX's compiler works on any machine, and these bindings need a driver only to be called.

@@ -1,29 +1,27 @@
-"""The README's first screen is what the commands print."""
+"""The README's first screen is what the commands print and write."""
 
 from __future__ import annotations
 
-import io
-import re
-from pathlib import Path
-
-from rich.console import Console
-
-from hlap_export.report.screen import render_summary
 from hlap_export.report.summary import Summary
+from tests.report.redraw import BLOCK, PICTURES, README, ROOT, STORED, on_screen
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXT = README.read_text(encoding="utf-8")
+PNG = b"\x89PNG\r\n"
 
 
 def test_the_readmes_table_is_what_the_stored_demo_run_prints() -> None:
-    found = re.search(r"\((benchmarks/results/\S+_demo\.json)\)", README)
+    found, shown = STORED.search(TEXT), BLOCK.search(TEXT)
     assert found, "the README must link the demo's stored result"
-    summary = Summary.model_validate_json((ROOT / found[1]).read_text(encoding="utf-8"))
-    drawn = io.StringIO()
-    Console(file=drawn, width=100, color_system=None).print(render_summary(summary))
-    shown = re.search(r"<!-- demo -->\n```\n(.*?)```\n<!-- /demo -->", README, re.DOTALL)
-    assert shown
-    assert lines(shown[1]) == lines(drawn.getvalue())
+    assert shown, "the README must show it between <!-- demo --> and <!-- /demo -->"
+    summary = Summary.model_validate_json((ROOT / found[0]).read_text(encoding="utf-8"))
+    assert lines(shown[0]) == lines(on_screen(summary))
+
+
+def test_the_readmes_pictures_are_there_and_small() -> None:
+    for picture in PICTURES.values():
+        assert picture.relative_to(ROOT).as_posix() in TEXT
+        assert picture.read_bytes().startswith(PNG)
+        assert picture.stat().st_size < 200_000
 
 
 def lines(text: str) -> list[str]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,7 @@ class Seen:
 
 def open_page(page: str, folder: Path, *, width: int, dark: bool = False) -> Seen:
     """Open a page in a frame of this width (a window can't be as narrow as a phone); skips where no browser is."""
-    browser = next((found for name in NAMES if (found := shutil.which(name))), None)
-    if browser is None:
+    if find_browser() is None:
         pytest.skip(f"no browser among {', '.join(NAMES)} to look at the page with")
     outer = folder / "outer.html"
     frame = f'<iframe id="page" width="{width}" height="4000" style="border: 0" srcdoc="{html.escape(page)}"></iframe>'
@@ -71,11 +71,7 @@ def open_page(page: str, folder: Path, *, width: int, dark: bool = False) -> See
         f'<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><pre id="seen"></pre>{frame}{script}',
         encoding="utf-8",
     )
-    command = [browser, "--headless", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]
-    command += ["--dump-dom", "--virtual-time-budget=5000", f"--user-data-dir={folder / 'profile'}"]
-    command += ["--no-sandbox"] if sys.platform == "linux" else []
-    command += ["--blink-settings=preferredColorScheme=0"] if dark else []
-    done = subprocess.run([*command, outer.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = _run(outer, ["--dump-dom", "--enable-logging=stderr", "--virtual-time-budget=5000"], dark=dark)
     found = re.search(r'<pre id="seen">(.+?)</pre>', done.stdout, re.DOTALL)
     assert found, f"the page was never loaded: {done.stderr[-2000:]}"
     seen = json.loads(html.unescape(found[1]))
@@ -85,3 +81,24 @@ def open_page(page: str, folder: Path, *, width: int, dark: bool = False) -> See
         pictures=seen["pictures"],
         complaints=[line for line in done.stderr.splitlines() if "CONSOLE" in line],
     )
+
+
+def take_picture(page: Path, picture: Path, *, size: tuple[int, int], dark: bool = False) -> None:
+    """Write a PNG of a page's top, so many pixels wide and high."""
+    size_said = f"--window-size={size[0]},{size[1]}"
+    _run(page, [f"--screenshot={picture}", size_said, "--hide-scrollbars"], dark=dark)
+
+
+def find_browser() -> str | None:
+    return next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+def _run(page: Path, options: list[str], *, dark: bool) -> subprocess.CompletedProcess[str]:
+    browser = find_browser()
+    assert browser is not None
+    command = [browser, "--headless", "--disable-gpu", "--disable-dev-shm-usage", *options]
+    command += ["--no-sandbox"] if sys.platform == "linux" else []
+    command += ["--blink-settings=preferredColorScheme=0"] if dark else []
+    with tempfile.TemporaryDirectory() as profile:
+        command += [f"--user-data-dir={profile}", page.resolve().as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
