@@ -7,7 +7,7 @@ from rich.table import Table
 
 from hlap_export.plan.curve import Curve, CurvePoint
 
-COLUMNS = ("", "gone", "perplexity", "change", "± 95 %", "KV", "weights", "prefill", "decode")
+COLUMNS = ("", "gone", "perplexity", "change, 95 %", "KV", "prefill", "decode")
 
 
 def curve_table(curves: tuple[Curve, ...], num_removed: int) -> Table:
@@ -35,13 +35,11 @@ def curve_table(curves: tuple[Curve, ...], num_removed: int) -> Table:
 
 
 def _cells(point: CurvePoint) -> list[str]:
-    half_width = f"{(point.increase_high - point.increase_low) / 2:.1%}" if point.num_removed else ""
-    ratios = (point.kv_ratio, point.weight_ratio, point.prefill_ratio, point.decode_ratio)
+    ratios = (point.kv_ratio, point.prefill_ratio, point.decode_ratio)
     return [
         point.removed or "nothing",
         f"{point.perplexity:.2f}",
-        _change(point),
-        half_width,
+        f"{_change(point)} ± {(point.increase_high - point.increase_low) / 2:.1%}" if point.num_removed else "",
         *(f"{ratio:.3f}" for ratio in ratios),
     ]
 

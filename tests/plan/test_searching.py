@@ -1,0 +1,91 @@
+"""From the verb to a pruned checkpoint: what the plan's curve promises is what the checkpoint does."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from hlap_export import reference_model
+from hlap_export.checkpoint import load_model, read_layout
+from hlap_export.errors import PlanError
+from hlap_export.plan import CalibrationOptions, plan
+from hlap_export.plan.layer_plan import Linear, Skip, ValueOnly
+from hlap_export.plan.options import MethodName, MethodOptions
+from hlap_export.plan.pruning_plan import PruningPlan, load_plan
+from hlap_export.plan.side_file import side_file_of
+from hlap_export.plan.targets import Targets
+from hlap_export.prune import prune
+from hlap_export.texts import read_tokens, spread_windows
+
+CALIBRATION = CalibrationOptions(windows=8, window_length=64)
+# Weights are stored in bfloat16: 3 significant digits, which the losses of tokens average.
+LOSS_ERROR_NATS = 5e-3
+
+
+def made(
+    folder: Path, method: MethodName, *, targets: Targets | None = None, num_layers: int | None = None
+) -> PruningPlan:
+    """A plan of the reference model, saved as a run saves it."""
+    path = folder / "plan.json"
+    options = MethodOptions(targets=targets or Targets(), weights=side_file_of(path), compare=method == "choose-fit")
+    planned = plan(
+        reference_model.path(), method=method, num_layers=num_layers, options=options, calibration=CALIBRATION
+    )
+    planned.save(path)
+    return load_plan(path)
+
+
+def held_back_loss(checkpoint: Path) -> float:
+    """Nats per token of a checkpoint on every third window of the calibration text."""
+    text = read_tokens(checkpoint, reference_model.calibration_text(), vocab_size=2048)
+    ids = torch.tensor(spread_windows(text, windows=12, window_length=64))[2::3]
+    model = load_model(checkpoint, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(input_ids=ids[:, :-1]).logits
+    return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()))
+
+
+def test_a_plan_to_a_target_prunes_to_a_checkpoint_that_is_as_good_as_its_curve_says(tmp_path: Path) -> None:
+    planned = made(tmp_path, "choose-fit", targets=Targets(kv_ratio=0.9))
+    prune(reference_model.path(), planned, tmp_path / "pruned", fitted=side_file_of(tmp_path / "plan.json"))
+    own, harp = planned.curves
+    assert (own.method, harp.method) == ("choose-fit", "harp")
+    assert len(own.points) == len(harp.points) == 7
+    chosen = next(point for point in own.points if point.kv_ratio <= 0.9)
+    assert chosen.num_removed == 2
+    assert sum(isinstance(attention, Linear) for attention in planned.attention) == 2
+    assert len(read_layout(tmp_path / "pruned").cached_layers) == 10
+    assert held_back_loss(tmp_path / "pruned") == pytest.approx(math.log(chosen.perplexity), abs=LOSS_ERROR_NATS)
+    assert held_back_loss(reference_model.path()) == pytest.approx(math.log(own.points[0].perplexity), abs=1e-4)
+
+
+def test_harp_walks_to_targets_too_and_keeps_its_alphas_curves(tmp_path: Path) -> None:
+    planned = made(tmp_path, "harp", targets=Targets(kv_ratio=0.95))
+    assert isinstance(planned.attention[11], ValueOnly | Skip)
+    assert planned.search is not None
+    assert [found.layer for found in planned.search.layers] == [11]
+    assert planned.search.perplexity_all_ones is not None
+    assert [curve.method for curve in planned.curves] == ["harp"]
+
+
+@pytest.mark.parametrize(("method", "num_mlps"), [("attention-drop", 0), ("block-drop", 2)])
+def test_what_is_dropped_needs_no_side_file(method: MethodName, num_mlps: int, tmp_path: Path) -> None:
+    planned = made(tmp_path, method, num_layers=2)
+    assert sum(isinstance(attention, Skip) for attention in planned.attention) == 2
+    assert len(planned.mlp) == num_mlps
+    assert not side_file_of(tmp_path / "plan.json").exists()
+    assert planned.search is not None
+    assert (planned.search.perplexity_all_dropped is None) == (num_mlps > 0)
+
+
+def test_a_number_of_layers_and_targets_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="expected a number of layers or targets to reach, found both"):
+        made(tmp_path, "harp", num_layers=2, targets=Targets(kv_ratio=0.9))
+
+
+def test_fitted_weights_need_a_file(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="expected a file for the fitted weights"):
+        plan(reference_model.path(), method="suffix-fit", calibration=CALIBRATION)
