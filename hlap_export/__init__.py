@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hlap_export.gate import gate as gate
     from hlap_export.generate import generate as generate
     from hlap_export.inspection import inspect as inspect
+    from hlap_export.integrity import verify_manifest as verify_manifest
     from hlap_export.lint import lint as lint
     from hlap_export.pipeline import run as run
     from hlap_export.plan import plan as plan
@@ -48,6 +49,7 @@ __all__ = [
     "prune",
     "run",
     "verify",
+    "verify_manifest",
 ]
 __version__ = "0.1.0"
 
@@ -85,6 +87,7 @@ class _PublicApi(ModuleType):
     prune = _Verb("hlap_export.prune", "prune")
     run = _Verb("hlap_export.pipeline", "run")
     verify = _Verb("hlap_export.verify", "verify")
+    verify_manifest = _Verb("hlap_export.integrity", "verify_manifest")
 
 
 sys.modules[__name__].__class__ = _PublicApi

@@ -2,7 +2,7 @@
 
 An artefact is a folder with `manifest.json`. The manifest holds what produced it (stage, parameters, digests of
 the inputs, versions, machine) and the digest of every file, so that a later stage, a resumed run or a person can
-tell whether it is what it claims to be.
+tell whether it is what it claims to be. A folder inside that has a manifest of its own is known by that.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from hlap_export.digests import FileRecord, file_sha256, remember_sha256
 from hlap_export.errors import ArtefactError, OutputError
+from hlap_export.manifest import Manifest
+from hlap_export.statement import dir_hash
 
 MANIFEST = "manifest.json"
 NOTHING_KNOWN: Mapping[str, FileRecord] = MappingProxyType({})
@@ -39,30 +41,6 @@ VERSIONED_PACKAGES = (
     "tensorrt",
     "tensorrt-rtx",
 )
-
-
-class Manifest(BaseModel):
-    """What an artefact is, what made it, and what it consists of.
-
-    `parameters` and `inputs` (name -> digest) decide the content; `versions` and `machine` are recorded, and
-    `facts` is what the stage counted or measured on the way.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: str = "hlap-export/manifest/1"
-    kind: str
-    parameters: dict[str, Any]
-    inputs: dict[str, str]
-    versions: dict[str, str]
-    machine: dict[str, Any]
-    facts: dict[str, Any]
-    files: dict[str, FileRecord]
-
-    @property
-    def digest(self) -> str:
-        """Identity of the content: the hash of the file records alone."""
-        return digest_of({name: record.sha256 for name, record in self.files.items()})
 
 
 def digest_of(value: Any) -> str:
@@ -103,16 +81,25 @@ def _cpu_model() -> str:
 def file_records(folder: Path, *, known: Mapping[str, FileRecord] = NOTHING_KNOWN) -> dict[str, FileRecord]:
     """Digest and size of every file below `folder` except its manifest, by relative POSIX path.
 
+    Of a folder inside that is an artefact itself, there is its manifest alone.
+
     Args:
         folder: an artefact, or any other folder.
         known: records of files that were hashed while they were written: those aren't read again.
     """
+    inside = nested_artefacts(folder)
     return {
         name: _file_record(path, known.get(name))
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path != folder / MANIFEST
+        if path.name == MANIFEST or not any(artefact in path.parents for artefact in inside)
         for name in [path.relative_to(folder).as_posix()]
     }
+
+
+def nested_artefacts(folder: Path) -> list[Path]:
+    """Folders below `folder` that have a manifest of their own."""
+    return [path.parent for path in sorted(folder.rglob(MANIFEST)) if path.parent != folder]
 
 
 def _file_record(path: Path, known: FileRecord | None) -> FileRecord:
@@ -142,7 +129,7 @@ def write_manifest(
         facts=facts or {},
         files=file_records(folder, known=known),
     )
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+    (folder / MANIFEST).write_text(manifest.to_text(), encoding="utf-8")
     return manifest
 
 
@@ -162,13 +149,13 @@ def read_manifest(folder: Path, *, kind: str | None = None) -> Manifest:
             fix="pass the folder that the previous stage wrote",
         )
     try:
-        manifest = Manifest.model_validate_json(path.read_text())
-    except ValidationError as error:
+        manifest = Manifest.from_text(path.read_text(encoding="utf-8"))
+    except (ValueError, LookupError) as error:
         raise ArtefactError(
             where=str(path),
-            expected="a manifest of format hlap-export/manifest/1",
-            found=str(error.errors()[0]["msg"]),
-            fix="rebuild the artefact",
+            expected="a manifest as hlap-export wrote it",
+            found=str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error),
+            fix="make the artefact again",
         ) from error
     if kind is not None and manifest.kind != kind:
         raise ArtefactError(
@@ -186,7 +173,7 @@ def folder_digest(folder: Path) -> str:
     """Digest of an artefact from its manifest, or of any other folder (a plain HF checkpoint) from its files."""
     if (folder / MANIFEST).is_file():
         return read_manifest(folder).digest
-    return digest_of({name: record.sha256 for name, record in file_records(folder).items()})
+    return dir_hash({name: record.sha256 for name, record in file_records(folder).items()})
 
 
 @contextmanager

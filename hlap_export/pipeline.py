@@ -114,6 +114,7 @@ def run(
     )
     summary = summarise(model_name(asked.model), folders, planned, verified, timed)
     _write(summary, out)
+    stages.seal(inputs={"model": dense}, parameters=asked.model_dump(mode="json"), passed=summary.passed)
     return summary
 
 

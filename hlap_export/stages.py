@@ -15,11 +15,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hlap_export.artifacts import (
+    MANIFEST,
+    Manifest,
     folder_digest,
     is_intact,
     package_versions,
     read_manifest,
     require_free,
+    write_manifest,
     write_text_whole,
 )
 from hlap_export.digests import file_sha256
@@ -69,6 +72,7 @@ class StageRunner:
             )
         if not is_earlier_run:
             require_free(out)
+        (out / MANIFEST).unlink(missing_ok=True)  # it describes the run as it was when it was finished
 
     def folder(
         self,
@@ -153,6 +157,11 @@ class StageRunner:
     def path(self, name: str) -> Path:
         """Where the file or folder `name` of this run lies, or would."""
         return self._out / name
+
+    def seal(self, *, inputs: Inputs, parameters: dict[str, Any], passed: bool) -> Manifest:
+        """Write the run's manifest, when everything else is written: its files, and the manifests of its artefacts."""
+        digests = {name: folder_digest(path) for name, path in inputs.items() if path is not None}
+        return write_manifest(self._out, kind="run", parameters=parameters, inputs=digests, facts={"passed": passed})
 
     def unfinished(self, name: str) -> Path:
         """The folder where a stage may keep what it has finished; removed once the document `name` is written."""

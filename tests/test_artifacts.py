@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 from pathlib import Path
 
 import pytest
 
 from hlap_export.artifacts import (
+    Manifest,
+    file_records,
     folder_digest,
     is_intact,
     read_manifest,
@@ -32,11 +33,25 @@ def artefact(tmp_path: Path) -> Path:
 
 
 def test_a_manifest_records_each_file_by_its_sha256_and_size(artefact: Path) -> None:
-    files = json.loads((artefact / "manifest.json").read_text())["files"]
+    files = {name: record.model_dump() for name, record in read_manifest(artefact).files.items()}
     assert files == {
         "b.txt": {"sha256": hashlib.sha256(b"hello").hexdigest(), "size_bytes": 5},
         "deep/a.bin": {"sha256": hashlib.sha256(b"abc").hexdigest(), "size_bytes": 3},
     }
+
+
+def test_a_manifest_says_again_what_it_was_given(artefact: Path) -> None:
+    manifest = read_manifest(artefact)
+    assert (manifest.kind, manifest.parameters, manifest.inputs) == ("sample", {"n": 1}, {"model": "d1"})
+    assert manifest.facts == {"size_bytes": 8}
+    assert Manifest.from_text(manifest.to_text()) == manifest
+
+
+def test_an_artefact_inside_is_known_by_its_manifest_alone(artefact: Path) -> None:
+    with written_whole(artefact / "inner") as folder:
+        (folder / "c.txt").write_text("inner")
+        write_manifest(folder, kind="sample", parameters={}, inputs={})
+    assert set(file_records(artefact)) == {"b.txt", "deep/a.bin", "inner/manifest.json"}
 
 
 def test_a_fresh_artefact_is_intact(artefact: Path) -> None:

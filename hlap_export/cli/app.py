@@ -24,6 +24,7 @@ from hlap_export.cli.verbs import (
     prune,
     run,
     verify,
+    verify_manifest,
 )
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -41,6 +42,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "generate": generate.generate,
     "bundle": bundle.bundle,
     "inspect": inspect.inspect,
+    "verify-manifest": verify_manifest.verify_manifest,
     "doctor": doctor.doctor,
 }
 

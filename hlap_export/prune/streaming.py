@@ -18,6 +18,7 @@ from hlap_export.checkpoint.loading import check_weights
 from hlap_export.checkpoint.tensors import INDEX_FILE
 from hlap_export.digests import remember_sha256
 from hlap_export.fold.edits import layer_edits
+from hlap_export.manifest import FILE_DIGEST
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.plan.accounting import count_parameters
 from hlap_export.plan.pruning_plan import PruningPlan, validate_plan
@@ -77,7 +78,10 @@ def prune(
             folder,
             kind="checkpoint",
             parameters={"plan": plan.model_dump(mode="json", exclude={"search", "curves"})},
-            inputs={"model": folder_digest(model)} | ({"fitted": plan.fitted.sha256} if plan.fitted else {}),
+            inputs={
+                "model": folder_digest(model),
+                **({"fitted": f"{FILE_DIGEST}{plan.fitted.sha256}"} if plan.fitted else {}),
+            },
             facts={"parameters": count_parameters(layout, plan).as_facts()},
             known=unfinished.files,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hlap_export.artifacts import Manifest
 from hlap_export.checkpoint.layout import ModelLayout
@@ -69,12 +70,22 @@ class Lengths:
         """Tokens of all parity rows."""
         return sum(self.prompt_lengths) + len(self.prompt_lengths) * self.decode_steps
 
+    def as_fields(self) -> dict[str, Any]:
+        """As the report names them."""
+        return {
+            "prompt_lengths": self.prompt_lengths,
+            "num_decode_steps": self.decode_steps,
+            "context_length": self.context_length,
+            "context_limit": self.limit,
+        }
+
 
 def fit_lengths(options: VerifyOptions, layout: ModelLayout, engine: Manifest) -> Lengths:
     """Shorten what is asked for to the model's positions and to the engine's capacity and batch, where it has one."""
-    limit = min(layout.max_positions, int(engine.facts.get("capacity", layout.max_positions)))
+    sizes = engine.parameters
+    limit = min(layout.max_positions, int(sizes.get("capacity", layout.max_positions)))
     prompts = tuple(min(length, max(1, limit // 2)) for length in options.prompt_lengths)
-    prompts = prompts[: int(engine.facts.get("max_batch", len(prompts)))]
+    prompts = prompts[: int(sizes.get("max_batch", len(prompts)))]
     steps = min(options.decode_steps, limit - max(prompts))
     context = min(limit, options.context_length or LONGEST_CONTEXT)
     is_longer = context > max(prompts) + steps and context > CONTEXT_STEPS

@@ -17,7 +17,7 @@ from hlap_export.errors import ArtefactError
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.texts import TokenText, has_tokenizer, read_tokens, require_window_length, spread_windows
 from hlap_export.verify.fault import find_fault
-from hlap_export.verify.options import VerifyOptions, fit_lengths
+from hlap_export.verify.options import Lengths, VerifyOptions, fit_lengths
 from hlap_export.verify.parity import DECODE, Parity, check_parity
 from hlap_export.verify.perplexity import compare_losses, window_losses
 from hlap_export.verify.report import Fault, Perplexity, TokenSource, VerifyReport
@@ -59,42 +59,69 @@ def verify(
     options = options or VerifyOptions()
     manifest = require_intact(candidate)
     baseline_digest = require_intact(baseline).digest if baseline else None
-    vocab_size = _shared_vocabulary(manifest, reference)
-    tokens = _read_text(candidate, text, vocab_size, options)
-    windows = None if tokens is None else _windows(tokens, reference, options)
-    lengths = fit_lengths(options, read_layout(reference), manifest)
-    if tokens is not None:  # one "window" of all parity tokens: raises where the text is too short for them
-        spread_windows(tokens, windows=1, window_length=lengths.parity_tokens)
-    steps = Steps(1 + (0 if windows is None else len(windows) * (2 if baseline else 1)), on_progress)
-    ids = random_ids(vocab_size, lengths, options.seed) if tokens is None else tokens.ids
-    sequences = sequences_of(ids, reference, lengths, options)
-    outcome = _run_engines(candidate, baseline, sequences, windows, options, steps)
+    material = _prepare(manifest, candidate, reference, text, options)
+    num_windows = 0 if material.windows is None else len(material.windows)
+    steps = Steps(1 + num_windows * (2 if baseline else 1), on_progress)
+    outcome = _run_engines(candidate, baseline, material, options, steps)
     return VerifyReport(
         candidate=str(candidate),
         candidate_digest=manifest.digest,
         reference=str(reference),
         reference_digest=folder_digest(reference),
-        reference_streamed_layers=sequences.num_streamed_layers,
+        reference_streamed_layers=material.sequences.num_streamed_layers,
         baseline=str(baseline) if baseline else None,
         baseline_digest=baseline_digest,
         engine=str(manifest.parameters["engine"]),
         provider=outcome.provider,
         dtype=outcome.dtype,
         threads=outcome.threads,
-        tokens=_token_source(text, tokens, options.seed),
-        prompt_lengths=lengths.prompt_lengths,
-        num_decode_steps=lengths.decode_steps,
-        context_length=lengths.context_length,
-        context_limit=lengths.limit,
+        tokens=_token_source(text, material.tokens, options.seed),
+        **material.lengths.as_fields(),
         checks=outcome.parity.checks,
         agreement=outcome.parity.agreement,
         greedy=outcome.parity.greedy,
-        fault=_fault(candidate, reference, outcome, sequences, options),
+        fault=_fault(candidate, reference, outcome, material.sequences, options),
         perplexity=outcome.perplexity,
         passed=all(check.passed for check in outcome.parity.checks),
         seconds=round(time.perf_counter() - started, 3),
         machine=machine_facts(),
         versions=package_versions(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Material:
+    """What the engines are run on.
+
+    Attributes:
+        lengths: of the sequences.
+        tokens: of the text; None where ids are random.
+        windows: of the text, for the perplexity.
+        sequences: with the reference's logits.
+    """
+
+    lengths: Lengths
+    tokens: TokenText | None
+    windows: Ids | None
+    sequences: Sequences
+
+
+def _prepare(
+    manifest: Manifest, candidate: Path, reference: Path, text: Path | None, options: VerifyOptions
+) -> _Material:
+    """Read the text, and let the reference compute what the engine will be compared with."""
+    vocab_size = _shared_vocabulary(manifest, reference)
+    tokens = _read_text(candidate, text, vocab_size, options)
+    windows = None if tokens is None else _windows(tokens, reference, options)
+    lengths = fit_lengths(options, read_layout(reference), manifest)
+    if tokens is not None:  # one "window" of all parity tokens: raises where the text is too short for them
+        spread_windows(tokens, windows=1, window_length=lengths.parity_tokens)
+    ids = random_ids(vocab_size, lengths, options.seed) if tokens is None else tokens.ids
+    return _Material(
+        lengths=lengths,
+        tokens=tokens,
+        windows=windows,
+        sequences=sequences_of(ids, reference, lengths, options),
     )
 
 
@@ -149,12 +176,12 @@ class _Outcome:
 def _run_engines(
     candidate: Path,
     baseline: Path | None,
-    sequences: Sequences,
-    windows: Ids | None,
+    material: _Material,
     options: VerifyOptions,
     steps: Steps,
 ) -> _Outcome:
     """Parity and losses of the candidate, then losses of the baseline."""
+    windows, sequences = material.windows, material.sequences
     dtype = read_manifest(candidate).parameters.get("dtype")
     with open_session(candidate, threads=options.threads) as session:
         provider, threads, dtype = session.provider, session.threads, str(dtype or session.dtype)

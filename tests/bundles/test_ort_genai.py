@@ -149,7 +149,9 @@ def on_provider(tiny_bundles: TinyBundles, tmp_path: Path, provider: str) -> Pat
     """An engine whose manifest says that another provider runs it."""
     engine = tmp_path / "engine"
     shutil.copytree(tiny_bundles.get("llama", "mixed").engine, engine)
-    set_json(engine / "manifest.json", facts=read_manifest(engine).facts | {"provider": provider})
+    manifest = read_manifest(engine)
+    elsewhere = manifest.model_copy(update={"facts": manifest.facts | {"provider": provider}})
+    (engine / "manifest.json").write_text(elsewhere.to_text())
     return engine
 
 

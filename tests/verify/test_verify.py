@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import transformers
 from pydantic import ValidationError
 
 from hlap_export.artifacts import read_manifest
+from hlap_export.checkpoint import read_layout
 from hlap_export.digests import file_sha256
 from hlap_export.errors import ArtefactError, CheckFailed, CheckpointError, ExportError, TextError
 from hlap_export.families import FAMILIES
 from hlap_export.verify import VerifyOptions, VerifyReport, verify
+from hlap_export.verify.options import fit_lengths
 from hlap_export.verify.tolerances import TOLERANCES, tolerance_for
 from tests.memory import leave_memory
 from tests.tiny import VOCAB_SIZE, save_tiny
@@ -87,7 +90,7 @@ def test_a_single_wrong_weight_fails_and_the_error_says_what_and_where(
 
 def test_another_models_checkpoint_fails_and_the_advice_is_to_pass_the_right_one(tiny_engines: TinyEngines) -> None:
     report = verify(tiny_engines.get().folder, tiny_engines.get("llama", "dense").checkpoint, options=OPTIONS)
-    with pytest.raises(CheckFailed, match="pass the checkpoint that this engine was exported from"):
+    with pytest.raises(CheckFailed, match="pass the one that this engine was exported from"):
         report.require_passed()
 
 
@@ -123,7 +126,8 @@ def test_reference_candidate_and_baseline_are_never_open_together(
     candidate = altered(tiny_engines.get().folder, tmp_path / "candidate", add_tokenizer)
     events: list[str] = []
     open_session = module.open_session
-    reference_of = module.reference_of
+    sequences = sys.modules["hlap_export.verify.sequences"]
+    reference_of = sequences.reference_of
 
     @contextmanager
     def watched(engine: Path, **options: Any) -> Iterator[Any]:
@@ -137,7 +141,7 @@ def test_reference_candidate_and_baseline_are_never_open_together(
         return reference_of(*arguments, **options)
 
     monkeypatch.setattr(module, "open_session", watched)
-    monkeypatch.setattr(module, "reference_of", noted)
+    monkeypatch.setattr(sequences, "reference_of", noted)
     baseline = tiny_engines.get("llama", "dense").folder
     text = write_text(tmp_path / "text.txt")
     verify(candidate, tiny_engines.get().checkpoint, text=text, baseline=baseline, options=OPTIONS)
@@ -227,3 +231,27 @@ def test_a_report_cannot_claim_to_have_passed_with_a_failed_check(tiny_engines: 
     stored["checks"][0]["passed"] = False
     with pytest.raises(ValidationError, match="passed must say whether every check passed"):
         VerifyReport.model_validate(stored)
+
+
+LONG = VerifyOptions(prompt_lengths=(12, 7), decode_steps=16, context_length=64, threads=1)
+
+
+@pytest.mark.parametrize("flavour", ["portable", "ort", "trt"])
+def test_a_context_up_to_the_models_last_position_is_checked(tiny_engines: TinyEngines, flavour: str) -> None:
+    engine = tiny_engines.get("mistral", "suffix", "float32", flavour)
+    report = verify(engine.folder, engine.checkpoint, options=replace(LONG, context_length=None))
+    report.require_passed()
+    assert (report.context_length, report.context_limit) == (128, 128)
+    check = next(check for check in report.checks if check.name == "long context logits")
+    assert check.location is not None and 111 <= check.location.position <= 127
+
+
+def test_lengths_are_cut_to_what_the_engine_has_room_for(tiny_engines: TinyEngines) -> None:
+    layout, manifest = read_layout(tiny_engines.get().checkpoint), read_manifest(tiny_engines.get().folder)
+    small = manifest.model_copy(update={"parameters": manifest.parameters | {"capacity": 40, "max_batch": 2}})
+    lengths = fit_lengths(VerifyOptions(prompt_lengths=(48, 29, 3)), layout, small)
+    assert (lengths.prompt_lengths, lengths.decode_steps, lengths.limit) == ((20, 20), 20, 40)
+    assert lengths.context_length == 0, "as long as the others"
+    free = fit_lengths(VerifyOptions(), layout, manifest)
+    assert (free.prompt_lengths, free.decode_steps, free.context_length) == ((48, 29, 3), 80, 0)
+    assert fit_lengths(LONG, layout, manifest).context_length == 64
