@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,7 +80,7 @@ def test_rows_of_different_lengths_match_torch_in_chunks_and_step_by_step_in_flo
     assert relative_error(exported, (5, 7, *[1] * 8)) <= FLOAT16_LOGIT_ERROR
 
 
-@pytest.mark.parametrize(("family", "plan"), [("llama", "mixed"), ("llama", "holes"), ("gemma2", "mixed")])
+@pytest.mark.parametrize(("family", "plan"), [("llama", "mixed"), ("gemma2", "mixed")])
 def test_float32_matches_torch_within_the_bound_of_other_flavours(
     family: str, plan: str, tiny_exports: TinyExports
 ) -> None:
@@ -160,9 +159,3 @@ def test_every_shape_between_operators_is_known_up_to_the_contracts_dimensions(t
         or any(not isinstance(dim, int) and dim.value is not None and dim.value not in named for dim in value.shape)
     }
     assert not unknown
-
-
-def test_the_same_request_gives_the_same_bytes(tiny_exports: TinyExports, tmp_path: Path) -> None:
-    first = tiny_exports.get("llama", "mixed", "float32", "trt")
-    again = TinyExports(tmp_path).get("llama", "mixed", "float32", "trt")
-    assert again.model_file.read_bytes() == first.model_file.read_bytes()
