@@ -144,7 +144,8 @@ def verdict(summary: Summary) -> str:
     """Whether the engine computes what the PyTorch model computes."""
     failed = [check for check in summary.checks if not check.passed]
     if failed:
-        return "not verified: " + "; ".join(f"{check.name} {of_check(check)}" for check in failed)
+        where = [summary.fault] if summary.fault else []
+        return "not verified: " + "; ".join([*(f"{check.name} {of_check(check)}" for check in failed), *where])
     count = len(summary.checks)
     same = f"within the bounds of {summary.dtype}" if summary.dtype in QUANTISED else "same as PyTorch"
     place = " in ONNX Runtime" if summary.measured_instead else ""
@@ -210,20 +211,27 @@ def machine_facts(summary: Summary) -> list[tuple[str, str]]:
 
 def _named_fact(name: str, value: Any) -> tuple[str, str]:
     """A fact in words, its unit taken from its name."""
-    if not isinstance(value, int | float):
-        return name.replace("_", " "), str(value)
-    for suffix, said in UNITS.items():
-        if name.endswith(suffix):
-            return name.removesuffix(suffix).replace("_", " "), said(value)
-    return name.replace("_", " "), f"{value:g}"
+    suffix = next((suffix for suffix in UNITS if name.endswith(suffix)), "")
+    said = UNITS[suffix](value) if suffix and isinstance(value, int | float) else _plainly(value)
+    return LABELS.get(name) or name.removesuffix(suffix).replace("_", " "), said
 
 
+def _plainly(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+LABELS = {
+    "flops_per_second": "float32 matrix products",
+    "read_bytes_per_second": "reads from memory",
+    "other_cpu_ratio": "taken by other processes",
+    "stolen_cpu_ratio": "taken by other machines",
+}
 UNITS: dict[str, Callable[[float], str]] = {
-    "flops_per_second": lambda value: f"{value / 1e9:.1f} GFLOP/s of a float32 matrix product",
-    "_bytes_per_second": lambda value: f"{value / 1e9:.1f} GB/s from memory",
+    "_bytes_per_second": lambda value: f"{value / 1e9:.1f} GB/s",
+    "flops_per_second": lambda value: f"{value / 1e9:.1f} GFLOP/s",
     "_bytes": in_bytes,
     "_mhz": lambda value: f"{value:.0f} MHz",
     "_watts": lambda value: f"{value:.0f} W",
     "_celsius": lambda value: f"{value:.0f} °C",
-    "_cpu_ratio": lambda value: f"{100 * value:.1f} % of the processors",
+    "_cpu_ratio": lambda value: f"{100 * value:.1f} % of the processors' time",
 }

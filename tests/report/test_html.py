@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,10 +11,14 @@ from hlap_export.report.html import html_report, tiles
 from hlap_export.report.sources import sources
 from hlap_export.report.summary import Origin, Summary
 from tests.report.browser import open_page
-from tests.report.sample import full_summary, sample_summary
+from tests.report.sample import built_summary, full_summary, sample_summary
 
 WIDTHS = {"phone": 390, "desktop": 1200}
-SAMPLES = {"with everything": full_summary(), "without a search": sample_summary()}
+SAMPLES = {
+    "with everything": full_summary(),
+    "without a search": sample_summary(),
+    "built but never run": built_summary(),
+}
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
@@ -75,7 +80,8 @@ def test_the_page_holds_every_number_of_the_summary() -> None:
         "decode after 512 tokens, batch 4 1.31 ms 1.40 ms 1.90 ms 1.09 ms 1.20 ms 1.70 ms ×1.20 1.16 to 1.25 * ×1.16",
         "decode after 4096 tokens, extrapolated 2.90 ms 2.10 ms ×1.38 1.30 to 1.47",
         "clock 2450 MHz",
-        "other 2.0 % of the processors",
+        "float32 matrix products 61.0 GFLOP/s",
+        "taken by other processes 2.0 % of the processors' time",
         "held-out: evaluation.txt, 48 windows of 256 tokens 13.60 14.11 +3.8 % +2.0 % to +5.5 %",
         "every alpha 1 14.20 +15.4 %",
         "prefill logits 2.1e-07 at most 1.0e-04 0.21 % ✓ passed",
@@ -86,6 +92,14 @@ def test_the_page_holds_every_number_of_the_summary() -> None:
         "hlap-export 0.1.0, torch 2.13.0",
     ):
         assert row in text
+
+
+def test_engines_that_cant_run_here_are_shown_as_built_with_the_reason() -> None:
+    text = words(html_report(built_summary()))
+    assert "What the compiler made dense pruned TensorRT-RTX 1.7.1 builds it in 4.1 s 3.2 s" in text
+    assert "KV cache inputs 24 18" in text
+    assert "No GPU here: the graphs were verified on ONNX Runtime." in text
+    assert "How fast it is" not in text
 
 
 def test_gain_and_cost_stand_side_by_side() -> None:
@@ -127,7 +141,7 @@ def test_text_can_be_read_and_lines_be_told_from_the_paper(scheme: str) -> None:
 
 def words(page: str) -> str:
     """A page's text, each tag a gap."""
-    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
 def brightness(colour: str) -> float:

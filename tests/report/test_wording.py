@@ -39,3 +39,14 @@ def test_the_headline_of_a_dense_run_says_that_nothing_was_pruned() -> None:
         row.model_copy(update={"attention": "full", "num_heads": 8, "is_pruned": False}) for row in dense.layers
     )
     assert wording.headline(dense.model_copy(update={"layers": rows})) == "nothing was pruned"
+
+
+def test_the_verdict_says_where_a_failed_engine_goes_wrong() -> None:
+    failed = sample_summary(logit_error=3e-2).model_copy(update={"fault": "first in layer 5"})
+    assert wording.verdict(failed) == "not verified: prefill logits 0.03 (at most 1.0e-04); first in layer 5"
+
+
+def test_an_engine_of_rounded_weights_is_not_called_the_same_as_pytorch() -> None:
+    assert "same as PyTorch in 3 of 3 checks" in wording.verdict(sample_summary())
+    quantised = sample_summary().model_copy(update={"dtype": "int4"})
+    assert "within the bounds of int4 in 3 of 3 checks" in wording.verdict(quantised)
