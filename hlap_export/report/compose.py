@@ -29,6 +29,7 @@ from hlap_export.report.summary import (
     Text,
     Timing,
 )
+from hlap_export.verify.advice import fault_in_words
 from hlap_export.verify.report import VerifyReport
 
 
@@ -73,6 +74,7 @@ def summarise(
         removals=removal_curves(plan),
         checks=check_rows(verified),
         greedy_agreement=verified.greedy.agreement,
+        fault=fault_in_words(verified.fault) if verified.fault and not verified.passed else None,
         latency=latency_rows(timed) if timed else (),
         extrapolated=extrapolated_rows(timed) if timed else (),
         is_noisy=timed is not None and timed.noisy,

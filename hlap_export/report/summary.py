@@ -218,6 +218,8 @@ class Summary(_Result):
     removals: tuple[RemovalCurve, ...] = ()
     checks: tuple[Check, ...]
     greedy_agreement: float
+    fault: str | None = None
+    """Where the engine goes wrong first, in words, if a check failed and the engine could be looked into."""
     latency: tuple[Latency, ...]
     extrapolated: tuple[Extrapolated, ...]
     is_noisy: bool
@@ -249,7 +251,7 @@ class Summary(_Result):
                 raise CheckFailed(
                     where=f"the pruned engine, check {check.name!r}",
                     expected=f"{check.rule} {check.bound:g}",
-                    found=f"{check.value:.3g}",
+                    found=f"{check.value:.3g}" + (f", {self.fault}" if self.fault else ""),
                     fix="verify.json says where it is worst; `hlap-export verify` repeats the check alone",
                 )
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hlap_export.artifacts import Manifest, folder_digest, machine_facts, package_versions, read_manifest
+from hlap_export.artifacts import MANIFEST, Manifest, folder_digest, machine_facts, package_versions, read_manifest
 from hlap_export.checkpoint import read_layout
 from hlap_export.digests import file_sha256
 from hlap_export.engines import open_session, require_intact
 from hlap_export.errors import ArtefactError
+from hlap_export.integrity import verify_manifest
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.texts import TokenText, has_tokenizer, read_tokens, require_window_length, spread_windows
 from hlap_export.verify.fault import find_fault
@@ -52,6 +53,7 @@ def verify(
 
     Raises:
         ArtefactError: not an engine, damaged, or of another vocabulary than the reference.
+        CheckFailed: the reference isn't what it was when it was written.
         CheckpointError, BudgetError: the reference can't be loaded.
         TextError: the text is unreadable or too short.
     """
@@ -110,6 +112,8 @@ def _prepare(
     manifest: Manifest, candidate: Path, reference: Path, text: Path | None, options: VerifyOptions
 ) -> _Material:
     """Read the text, and let the reference compute what the engine will be compared with."""
+    if (reference / MANIFEST).is_file():  # a model from elsewhere has none
+        verify_manifest(reference).require_intact()
     vocab_size = _shared_vocabulary(manifest, reference)
     tokens = _read_text(candidate, text, vocab_size, options)
     windows = None if tokens is None else _windows(tokens, reference, options)

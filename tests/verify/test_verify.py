@@ -255,3 +255,14 @@ def test_lengths_are_cut_to_what_the_engine_has_room_for(tiny_engines: TinyEngin
     free = fit_lengths(VerifyOptions(), layout, manifest)
     assert (free.prompt_lengths, free.decode_steps, free.context_length) == ((48, 29, 3), 80, 0)
     assert fit_lengths(LONG, layout, manifest).context_length == 64
+
+
+def test_a_checkpoint_that_was_changed_since_is_no_reference(tiny_engines: TinyEngines, tmp_path: Path) -> None:
+    """An engine exported from the same wrong weights would agree with them."""
+    checkpoint = shutil.copytree(tiny_engines.get().checkpoint, tmp_path / "checkpoint")
+    weights = checkpoint / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 64
+    weights.write_bytes(content)
+    with pytest.raises(CheckFailed, match=r"model\.safetensors: .*found changed, other bytes"):
+        verify(tiny_engines.get().folder, checkpoint, options=OPTIONS)
