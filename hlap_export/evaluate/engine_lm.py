@@ -14,6 +14,7 @@ from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from lm_eval.models import utils as model_utils
 
+from hlap_export.artifacts import read_manifest
 from hlap_export.checkpoint import load_tokenizer, read_layout
 from hlap_export.checkpoint.generation_config import read_generation_defaults
 from hlap_export.engines import open_session
@@ -52,7 +53,7 @@ class EngineLM(TemplateLM):
         super().__init__()
         self.tokenizer: Any = load_tokenizer(engine_dir)
         self.batch_size = batch_size
-        self.max_length = read_layout(engine_dir).max_positions
+        self.max_length = _longest_context(engine_dir)
         self.max_gen_toks = MAX_NEW_TOKENS
         self._engine_dir = engine_dir
         self._stop_ids = frozenset(read_generation_defaults(engine_dir).eos_token_ids)
@@ -201,6 +202,12 @@ class EngineLM(TemplateLM):
     def close(self) -> None:
         """Free the engine's memory."""
         self._session.close()
+
+
+def _longest_context(engine_dir: Path) -> int:
+    """Tokens that the model has positions for, or fewer where the engine's cache has a fixed capacity."""
+    positions = read_layout(engine_dir).max_positions
+    return min(positions, int(read_manifest(engine_dir, kind="engine").parameters.get("capacity", positions)))
 
 
 def _sampling(settings: dict[str, Any]) -> Sampling:

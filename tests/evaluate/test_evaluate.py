@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from hlap_export.artifacts import read_manifest, write_manifest
 from hlap_export.errors import ArtefactError, BackendMissing, RecipeError, TextError
 from hlap_export.evaluate import EvaluateOptions, Score, evaluate
 from tests.evaluate.tasks import NUM_DOCUMENTS, TASKS, documents
@@ -90,6 +93,19 @@ def test_answers_that_leave_no_room_for_a_question_are_refused(ours: Any) -> Non
 def test_a_continuation_longer_than_the_context_is_refused(ours: Any) -> None:
     with pytest.raises(TextError, match=f"1 to {LONGEST} tokens"):
         ours.loglikelihood(requests(("import", " os" * 100)))
+
+
+def test_an_engine_of_a_fixed_capacity_has_that_context(engine: Path, tmp_path: Path) -> None:
+    from hlap_export.evaluate.engine_lm import EngineLM
+
+    small = tmp_path / "small"
+    shutil.copytree(engine, small)
+    manifest = read_manifest(engine)
+    write_manifest(
+        small, kind="engine", parameters={**manifest.parameters, "capacity": 96}, inputs=manifest.inputs, facts={}
+    )
+    with closing(EngineLM(small, batch_size=1)) as lm:
+        assert lm.max_length == 96
 
 
 def test_sampled_texts_depend_on_the_temperature(ours: Any) -> None:
