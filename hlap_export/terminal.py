@@ -24,10 +24,8 @@ from hlap_export.gate.screen import render_gate
 from hlap_export.generate import Generation
 from hlap_export.inspection import Inspection
 from hlap_export.integrity import ManifestReport
-from hlap_export.integrity import ManifestReport
 from hlap_export.lint.report import LintReport
 from hlap_export.lint.screen import render_lint
-from hlap_export.manifest import FILE_DIGEST
 from hlap_export.manifest import FILE_DIGEST
 from hlap_export.progress import Progress
 from hlap_export.report import wording
@@ -35,7 +33,6 @@ from hlap_export.report.compare_screen import render_comparison
 from hlap_export.report.comparison import Comparison
 from hlap_export.report.compose import latency_rows, size_rows
 from hlap_export.report.curve_table import curve_table
-from hlap_export.report.integrity_screen import render_integrity
 from hlap_export.report.integrity_screen import render_integrity
 from hlap_export.report.screen import render_latency, render_summary
 from hlap_export.report.summary import LayerRow, Summary
@@ -129,11 +126,6 @@ def render(result: BaseModel) -> RenderableType:
 @render.register
 def _(result: Summary) -> RenderableType:
     return render_summary(result)
-
-
-@render.register
-def _(result: ManifestReport) -> RenderableType:
-    return render_integrity(result)
 
 
 @render.register
