@@ -170,7 +170,7 @@ def _prune(stages: StageRunner, dense: Path, planned: PruningPlan) -> Path:
     return stages.folder(
         "checkpoint",
         make=lambda out, step: prune(dense, planned, out, fitted=stages.path(FITTED_FILE), on_progress=step),
-        inputs={"model": dense},
+        inputs={"model": dense, "plan": stages.path("plan.json")},
         parameters={"plan": planned.model_dump(mode="json")},
         steps_in_bytes=True,
     )

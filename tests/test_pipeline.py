@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from rich.console import Console
 from safetensors import safe_open
 
+from hlap_export import reference_model
 from hlap_export.artifacts import file_records, folder_digest
 from hlap_export.errors import BackendMissing, CheckpointError, OutputError, PlanError, TextError
 from hlap_export.inspection import inspect
@@ -52,6 +54,19 @@ def num_parameters(checkpoint: Path) -> int:
         with safe_open(path, "np") as tensors:
             total += sum(tensors.get_tensor(name).size for name in tensors.keys())  # noqa: SIM118
     return total
+
+
+def test_every_output_is_named_by_its_digest_and_leads_back_to_the_model_and_the_texts(finished: FinishedRun) -> None:
+    origins = {origin.name: origin for origin in finished.summary.origins}
+    assert set(origins) == {"plan.json", *REPRODUCIBLE, "engine/dense", "engine/pruned", "verify.json", "bench.json"}
+    for name, origin in origins.items():
+        path = finished.out / name
+        assert origin.digest == (folder_digest(path) if path.is_dir() else sha256(path.read_bytes()).hexdigest())
+    made_here = {origin.digest for origin in origins.values()}
+    from_outside = {digest for origin in origins.values() for digest in origin.made_from.values()} - made_here
+    texts = (reference_model.calibration_text(), reference_model.evaluation_text())
+    assert from_outside == {folder_digest(finished.model), *(sha256(text.read_bytes()).hexdigest() for text in texts)}
+    assert origins["plan.json"].digest in origins["checkpoint"].made_from.values()
 
 
 def test_a_run_leaves_the_documented_files(finished: FinishedRun) -> None:
