@@ -5,11 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-.PHONY: help setup demo test check format graphs readme clean
+.PHONY: help setup demo demo-rtx test test-gpu check format graphs readme clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(STAMP)  ## Create .venv and install the pinned environment
 
@@ -23,8 +23,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## Run the whole pipeline on the reference model, into demo/
 	@$(BIN)/hlap-export run --out demo --resume
 
+demo-rtx: $(STAMP)  ## The same with TensorRT-RTX's compiler, which needs no GPU, into demo-rtx/
+	@$(BIN)/hlap-export run --engine tensorrt-rtx --out demo-rtx --resume
+
 test: $(STAMP)  ## Run the tests, a process on each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+
+test-gpu: $(STAMP)  ## What needs an NVIDIA GPU: tests, then timings into benchmarks/results/
+	$(BIN)/python -m pytest -m gpu -rs
+	$(BIN)/python -m benchmarks.tensorrt
 
 check: $(STAMP)  ## Formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -42,4 +49,4 @@ readme: demo  ## Redraw the README's first screen from a new demo
 	@$(BIN)/python -m tests.report.redraw demo
 
 clean:  ## Remove what the other targets made
-	rm -rf $(VENV) demo build .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo demo-rtx build .pytest_cache .ruff_cache
