@@ -45,7 +45,7 @@ class PlanSection(Section):
     method: MethodName = "harp"
     """`harp` searches each of the last layers' alpha on perplexity; `suffix-fit` puts fitted linear maps there, and
     `choose-fit` into the layers where that costs least; `attention-drop` and `block-drop` drop what changes the stream
-    least; `fixed` takes `alphas` as given."""
+    least, and `group-drop` KV groups that add least to it; `fixed` takes `alphas` as given."""
     num_layers: Count | None = None
     """How many layers lose their attention; left out, as many as the targets ask for, or else a quarter of them."""
     max_perplexity_increase: Ratio | None = None

@@ -201,7 +201,7 @@ def _(result: Inspection) -> RenderableType:
         parts.append(Text("   ".join(changes)))
     parts.append(_layer_table(result))
     if result.curves:
-        parts.append(curve_table(result.curves, sum(row.is_pruned for row in result.layers)))
+        parts.append(curve_table(result.curves))
     return Padding(Group(*parts, _facts(result)), (1, 1, 1, 1))
 
 

@@ -42,7 +42,12 @@ class CurvePoint(Strict):
 
 
 class Curve(Strict):
-    """All points that a method came past, from the dense model on."""
+    """All points that a method came past, from the dense model on.
+
+    Attributes:
+        chosen: parts removed at the point that the plan is; None for a curve to compare with.
+    """
 
     method: str
     points: tuple[CurvePoint, ...]
+    chosen: int | None = None

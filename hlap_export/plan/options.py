@@ -11,7 +11,7 @@ from hlap_export.plan.layer_plan import LinearForm
 from hlap_export.plan.pruning_plan import PruningPlan
 from hlap_export.plan.targets import NO_TARGETS, Targets
 
-MethodName = Literal["harp", "suffix-fit", "choose-fit", "attention-drop", "block-drop", "fixed"]
+MethodName = Literal["harp", "suffix-fit", "choose-fit", "attention-drop", "block-drop", "group-drop", "fixed"]
 ChooseBy = Literal["greedy", "loss", "unexplained", "cosine"]
 Measure = Callable[[PruningPlan], float]
 """Latency of an engine of the plan, relative to the dense one's."""

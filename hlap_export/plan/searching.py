@@ -76,7 +76,7 @@ def search_plan(
     linear = linear_map(asked.layout, asked.options.form, asked.options.rank)
     method = method_of(asked.method, linear, asked.options.choose_by)
     found = walk(method, asked.method, meter, bench, targets=asked.options.targets, num_parts=num_layers)
-    curves = [found.curve]
+    curves = [found.curve.model_copy(update={"chosen": found.chosen})]
     if asked.options.compare and asked.method != "harp":
         beside = min(len(found.removals), asked.layout.num_layers - 1)
         curves.append(walk(Harp(), "harp", meter, bench, targets=asked.options.targets, num_parts=beside).curve)

@@ -10,12 +10,11 @@ from hlap_export.plan.curve import Curve, CurvePoint
 COLUMNS = ("", "gone", "perplexity", "change, 95 %", "KV", "prefill", "decode")
 
 
-def curve_table(curves: tuple[Curve, ...], num_removed: int) -> Table:
+def curve_table(curves: tuple[Curve, ...]) -> Table:
     """One row for each point; the costs are relative to the dense model.
 
     Args:
-        curves: the method's own, then others to compare with.
-        num_removed: the point that the plan is; it is marked.
+        curves: the method's own, whose chosen point is marked, then others to compare with.
     """
     own, *others = curves
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1), pad_edge=False)
@@ -29,7 +28,7 @@ def curve_table(curves: tuple[Curve, ...], num_removed: int) -> Table:
             _change(other.points[point.num_removed]) if point.num_removed < len(other.points) else ""
             for other in others
         ]
-        is_chosen = point.num_removed == num_removed
+        is_chosen = point.num_removed == own.chosen
         table.add_row("→" if is_chosen else "", *cells, style="bold" if is_chosen else None)
     return table
 

@@ -23,17 +23,17 @@ def point(num_removed: int, increase: float, measured: float | None = None) -> C
     )
 
 
-def drawn(*curves: Curve, num_removed: int) -> list[str]:
+def drawn(*curves: Curve) -> list[str]:
     recorder = Console(width=80)
     with recorder.capture() as captured:
-        recorder.print(curve_table(curves, num_removed))
+        recorder.print(curve_table(curves))
     return captured.get().splitlines()
 
 
 def test_the_chosen_point_is_marked_and_harp_stands_beside_it() -> None:
-    own = Curve(method="choose-fit", points=(point(0, 0.0), point(1, 0.02), point(2, 0.06)))
+    own = Curve(method="choose-fit", points=(point(0, 0.0), point(1, 0.02), point(2, 0.06)), chosen=1)
     harp = Curve(method="harp", points=(point(0, 0.0), point(1, 0.05)))
-    lines = drawn(own, harp, num_removed=1)
+    lines = drawn(own, harp)
     marked = [line for line in lines if "→" in line]
     assert len(marked) == 1
     assert "attention 8" in marked[0]
@@ -45,4 +45,4 @@ def test_the_chosen_point_is_marked_and_harp_stands_beside_it() -> None:
 
 def test_measured_latency_has_a_column_where_it_was_measured() -> None:
     own = Curve(method="choose-fit", points=(point(0, 0.0, 1.0), point(1, 0.02, 0.912)))
-    assert any("0.912" in line for line in drawn(own, num_removed=1))
+    assert any("0.912" in line for line in drawn(own))

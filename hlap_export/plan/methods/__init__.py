@@ -8,6 +8,7 @@ from hlap_export.plan.methods.attention_drop import ATTENTION_DROP
 from hlap_export.plan.methods.base import Method, Removal
 from hlap_export.plan.methods.block_drop import BLOCK_DROP
 from hlap_export.plan.methods.choose_fit import choose_fit
+from hlap_export.plan.methods.group_drop import GroupDrop
 from hlap_export.plan.methods.harp import Harp
 from hlap_export.plan.methods.orders import ORDERS
 from hlap_export.plan.methods.suffix_fit import suffix_fit
@@ -44,5 +45,7 @@ def method_of(name: MethodName, linear: Linear, choose_by: ChooseBy) -> Method:
             return ATTENTION_DROP
         case "block-drop":
             return BLOCK_DROP
+        case "group-drop":
+            return GroupDrop()
         case _:
             return Harp()
