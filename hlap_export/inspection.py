@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +108,8 @@ def _describe(path: Path, kind: Kind, manifest: Manifest | None, check_files: bo
             path=str(path), kind=kind, family=layout.family.model_type, layers=layer_rows(layout, plan), facts=facts
         )
     counted = {name: value for name, value in manifest.facts.items() if isinstance(value, int | float | str)}
+    if "attention" in manifest.facts:
+        counted["attention_kernels"] = _kernels_in_words(manifest.facts["attention"])
     return Inspection(
         path=str(path),
         kind=kind,
@@ -119,6 +122,16 @@ def _describe(path: Path, kind: Kind, manifest: Manifest | None, check_files: bo
         versions=manifest.versions,
         machine=manifest.machine,
     )
+
+
+def _kernels_in_words(forms: Sequence[Mapping[str, Any]]) -> str:
+    """How many layers have a compiler's best kernels, and why the others haven't."""
+    layers: dict[str, list[str]] = {}
+    for form in forms:
+        layers.setdefault(form["reason"], []).append(str(form["layer"]))
+    best = len(layers.pop("", []))
+    others = [f"layer{'s' * (len(those) > 1)} {', '.join(those)}: {reason}" for reason, those in layers.items()]
+    return "; ".join([f"{best} of {len(forms)} layers have the best", *others])
 
 
 def inspect_plan(path: Path, layout: ModelLayout | None = None) -> Inspection:

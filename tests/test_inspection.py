@@ -7,6 +7,7 @@ import pytest
 from hlap_export.errors import ArtefactError, CheckpointError, PlanError
 from hlap_export.inspection import inspect
 from hlap_export.terminal import render
+from tests.export.exports import TinyExports
 from tests.tiny import save_tiny, tiny_model
 from tests.tiny_run import FinishedRun
 
@@ -65,3 +66,11 @@ def test_what_is_no_artefact_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(error):
             inspect(path)
+
+
+def test_an_export_for_a_compiler_says_which_layers_lack_its_kernels(tiny_exports: TinyExports) -> None:
+    told = inspect(tiny_exports.get("llama", "partial_heads", "float16", "trt").folder).facts["attention_kernels"]
+    best, few, alone = str(told).split("; ")
+    assert best == "2 of 4 layers have the best"
+    assert few.startswith("layer 1: 3 query heads")
+    assert alone.startswith("layer 3: one query head")
