@@ -16,7 +16,7 @@ from hlap_export.errors import ArtefactError, CheckpointError
 from hlap_export.export.precision import precision_of
 from hlap_export.plan.accounting import count_parameters
 from hlap_export.plan.curve import Curve
-from hlap_export.plan.pruning_plan import Keep, KeepHeads, Linear, PruningPlan, Skip, load_plan
+from hlap_export.plan.pruning_plan import Keep, KeepHeads, Linear, PruningPlan, RefitAttention, Skip, load_plan
 from hlap_export.report.compose import layer_rows
 from hlap_export.report.summary import LayerRow, Summary
 
@@ -170,11 +170,11 @@ def _planned_rows(plan: PruningPlan) -> tuple[LayerRow, ...]:
         rows.append(
             LayerRow(
                 layer=index,
-                attention="full" if isinstance(attention, Keep | KeepHeads) else attention.kind,
+                attention="full" if isinstance(attention, Keep | RefitAttention | KeepHeads) else attention.kind,
                 num_heads=heads,
                 num_kv_heads=kv_heads,
                 alpha=plan.alphas.get(index),
-                is_pruned=attention.kind != "keep" or mlp is not None,
+                is_pruned=not isinstance(attention, Keep | RefitAttention) or mlp is not None,
                 mlp=mlp.kind if mlp else "keep",
             )
         )

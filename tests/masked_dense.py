@@ -13,7 +13,16 @@ from typing import Any
 
 import torch
 
-from hlap_export.plan.pruning_plan import KeepHeads, Linear, PruningPlan, RefitMlp, Skip, SkipMlp, ValueOnly
+from hlap_export.plan.pruning_plan import (
+    KeepHeads,
+    Linear,
+    PruningPlan,
+    RefitAttention,
+    RefitMlp,
+    Skip,
+    SkipMlp,
+    ValueOnly,
+)
 
 Weights = Mapping[str, torch.Tensor]
 NO_WEIGHTS: Weights = {}
@@ -50,6 +59,10 @@ def masked(model: Any, plan: PruningPlan, fitted: Weights = NO_WEIGHTS) -> Itera
                 hooks.callback(hook.remove)
             elif isinstance(attention, Linear) and f"fitted.{index}.o_proj.weight" in fitted:
                 _replace_attention(layer, index, fitted, hooks)
+            elif isinstance(attention, RefitAttention):
+                after_norm = hasattr(layer, "post_feedforward_layernorm")
+                last = layer.post_attention_layernorm if after_norm else layer.self_attn.o_proj
+                _replace_weight(last, fitted.get(f"fitted.{index}.attention.weight"), hooks)
             _change_mlp(layer, index, plan, fitted, hooks)
         yield model
 
@@ -78,15 +91,19 @@ def _replace_attention(layer: Any, index: int, fitted: Weights, hooks: ExitStack
 
 def _change_mlp(layer: Any, index: int, plan: PruningPlan, fitted: Weights, hooks: ExitStack) -> None:
     after_norm = hasattr(layer, "post_feedforward_layernorm")
-    weight = fitted.get(f"fitted.{index}.mlp.weight")
     if isinstance(plan.mlp.get(index), SkipMlp):
         last = layer.post_feedforward_layernorm if after_norm else layer.mlp
         hooks.callback(last.register_forward_hook(lambda module, inputs, output: 0 * output).remove)
-    elif isinstance(plan.mlp.get(index), RefitMlp) and weight is not None:
+    elif isinstance(plan.mlp.get(index), RefitMlp):
         last = layer.post_feedforward_layernorm if after_norm else layer.mlp.down_proj
-        dense = last.weight
-        last.weight = torch.nn.Parameter(weight.clone().to(dense.dtype), requires_grad=False)
-        hooks.callback(setattr, last, "weight", dense)
+        _replace_weight(last, fitted.get(f"fitted.{index}.mlp.weight"), hooks)
+
+
+def _replace_weight(module: Any, weight: torch.Tensor | None, hooks: ExitStack) -> None:
+    dense = module.weight
+    if weight is not None:
+        module.weight = torch.nn.Parameter(weight.clone().to(dense.dtype), requires_grad=False)
+        hooks.callback(setattr, module, "weight", dense)
 
 
 def _attend_to_oneself(module: Any, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -20,6 +20,7 @@ from hlap_export.plan.pruning_plan import (
     MlpPlan,
     ModelIdentity,
     PruningPlan,
+    RefitAttention,
     RefitMlp,
     Skip,
     SkipMlp,
@@ -48,7 +49,7 @@ FITTED = {
         Linear(form="full", rank=48),
         Linear(form="output", rank=32),
     ),
-    "refitted": (Keep(), Linear(form="output", rank=32), Keep(), ValueOnly(alpha=0.5)),
+    "refitted": (Keep(), Linear(form="output", rank=32), RefitAttention(), ValueOnly(alpha=0.5)),
 }
 MLP: dict[str, dict[int, MlpPlan]] = {
     "blocks": {0: SkipMlp(), 1: SkipMlp(), 2: SkipMlp()},

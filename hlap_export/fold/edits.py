@@ -28,6 +28,7 @@ from hlap_export.plan.pruning_plan import (
     Linear,
     MlpPlan,
     PruningPlan,
+    RefitAttention,
     RefitMlp,
     Skip,
     SkipMlp,
@@ -78,6 +79,9 @@ def _attention_edits(attention: AttentionPlan, layout: ModelLayout, index: int) 
             return LayerEdits()
         case KeepHeads():
             return _keep_heads(attention, layout, index)
+        case RefitAttention():
+            last = "post_attention_layernorm" if layout.family.has_post_norms else "self_attn.o_proj"
+            return LayerEdits(edits={f"model.layers.{index}.{last}.weight": _fitted(index, "attention.weight")})
         case Linear():
             return _linear(attention, layout, index)
         case Skip():

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hlap_export.checkpoint.layout import ModelLayout
-from hlap_export.plan.pruning_plan import Keep, KeepHeads, Linear, PruningPlan, Skip, SkipMlp
+from hlap_export.plan.pruning_plan import Keep, KeepHeads, Linear, PruningPlan, RefitAttention, Skip, SkipMlp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ def count_parameters(layout: ModelLayout, plan: PruningPlan) -> ParameterCount:
     removed = removed_folded = kv_heads_removed = 0
     for attention in plan.attention:
         match attention:
-            case Keep():
+            case Keep() | RefitAttention():
                 continue
             case KeepHeads():
                 heads = layout.num_heads - len(attention.query_heads)

@@ -3,8 +3,9 @@
 A value-only layer is one linear map of its normalised input; any other costs the same at inference, and the best one
 has a closed form. Two residual streams go up the layers, the dense model's d and the pruned model's p. In a linear
 layer the map is fitted from norm(p) to what the attention would add: to the dense attention's update, or, where the
-stream's error is followed, to `d_after_attention - p`, which also undoes what the layers below did wrong. A refitted
-MLP has its last weight fitted to `d_after_layer - p_after_attention`, with its own weight as the prior.
+stream's error is followed, to `d_after_attention - p`, which also undoes what the layers below did wrong. Parts
+that stay can be refitted, at no cost: o_proj towards `d_after_attention - p`, down_proj towards `d_after_layer -
+p_after_attention`, each with its own weight as the prior.
 
 Moments are all that is kept of the tokens (`regression.py`), and a layer's weights are in memory only while it is
 fitted, so neither long texts nor deep models need more memory. Every fourth window is held back to choose the ridge.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -24,21 +26,22 @@ from hlap_export.checkpoint.decoder import LoadedLayer
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.errors import PlanError
 from hlap_export.plan.calibration import Search, count
-from hlap_export.plan.gain import fit_gain
+from hlap_export.plan.gain import GainFit, fit_gain
 from hlap_export.plan.layer_halves import (
     Tensors,
     after_attention,
+    attention_inputs,
     both_halves,
     linear_inputs,
     mlp_inputs,
     refitted_mlp,
 )
-from hlap_export.plan.pruning_plan import FittedPart, Linear, LinearForm, PruningPlan, RefitMlp, SkipMlp
-from hlap_export.plan.regression import fit_linear, reduce_rank
+from hlap_export.plan.pruning_plan import FittedPart, Linear, LinearForm, PruningPlan, RefitAttention, RefitMlp, SkipMlp
+from hlap_export.plan.regression import LinearFit, fit_linear, reduce_rank
 from hlap_export.plan.side_file import fitted_name
 from hlap_export.plan.states import StateFiles
 from hlap_export.plan.value_only import mlp_half
-from hlap_export.plan.window_sums import WindowSums
+from hlap_export.plan.window_sums import InputsAndTargets, WindowSums
 
 RIDGES = tuple(10.0**power for power in range(-6, 2))
 
@@ -59,6 +62,8 @@ class FitOptions:
 
 
 DEFAULT_OPTIONS = FitOptions()
+
+Part = Literal["attention", "mlp"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +95,8 @@ def fit_steps(plan: PruningPlan, num_windows: int) -> int:
 
 
 def _passes(plan: PruningPlan, index: int) -> int:
-    return 1 + isinstance(plan.attention[index], Linear) + isinstance(plan.mlp.get(index), RefitMlp)
+    is_fitted = isinstance(plan.attention[index], Linear | RefitAttention)
+    return 1 + is_fitted + isinstance(plan.mlp.get(index), RefitMlp)
 
 
 @torch.inference_mode()
@@ -146,7 +152,7 @@ def unexplained(
                 between, _ = both_halves(layer, layout.family, entering)
                 return linear_inputs(layer, form, entering), between - entering
 
-            found = fit_linear(*sums.attention(layer, form, inputs_and_targets), options.ridges)
+            found = fit_linear(*sums.linear(layer, form, inputs_and_targets), options.ridges)
             shares[index] = found.unexplained_ratio
     return shares
 
@@ -176,10 +182,15 @@ class _Fitter:
         )
 
     def _fit_attention(self, layer: LoadedLayer) -> None:
-        attention = self._plan.attention[layer.index]
-        if not isinstance(attention, Linear):
-            return
+        match attention := self._plan.attention[layer.index]:
+            case Linear():
+                self._fit_linear(layer, attention)
+            case RefitAttention():
+                self._refit_attention(layer)
+            case _:
+                pass
 
+    def _fit_linear(self, layer: LoadedLayer, attention: Linear) -> None:
         def inputs_and_targets(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
             entering, _ = self._dense(layer, rows)
             between, _ = both_halves(layer, self._family, entering)
@@ -187,42 +198,54 @@ class _Fitter:
             reached = h_NTD if self._options.follow_residual else entering
             return linear_inputs(layer, attention.form, h_NTD), between - reached
 
-        fitted_on, held_back = self._sums.attention(layer, attention.form, inputs_and_targets)
+        fitted_on, held_back = self._sums.linear(layer, attention.form, inputs_and_targets)
         found = fit_linear(fitted_on, held_back, self._options.ridges)
         if attention.form == "low_rank":
             u_OR, v_RI, bias_O = reduce_rank(found, fitted_on + held_back, attention.rank)
-            self._keep(layer, {"o_proj.weight": u_OR, "v_proj.weight": v_RI, "o_proj.bias": bias_O})
+            weights = {"o_proj.weight": u_OR, "v_proj.weight": v_RI, "o_proj.bias": bias_O}
         else:
-            self._keep(layer, {"o_proj.weight": found.weight, "o_proj.bias": found.bias})
-        self._parts.append(
-            FittedPart(
-                layer=layer.index,
-                part="attention",
-                ridge=found.ridge,
-                unexplained_ratio=found.unexplained_ratio,
-            )
-        )
+            weights = {"o_proj.weight": found.weight, "o_proj.bias": found.bias}
+        self._keep(layer, weights, "attention", found)
+
+    def _refit_attention(self, layer: LoadedLayer) -> None:
+        output = layer.module.self_attn.o_proj
+
+        def inputs_and_targets(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            between, _ = both_halves(layer, self._family, self._dense(layer, rows)[0])
+            h_NTD = self._entering(layer, rows)
+            target_NTD = between - h_NTD
+            if not self._family.has_post_norms and output.bias is not None:
+                target_NTD = target_NTD - output.bias
+            return attention_inputs(layer, self._family, h_NTD), target_NTD
+
+        self._refit(layer, "attention", output.weight, inputs_and_targets)
 
     def _fit_mlp(self, layer: LoadedLayer) -> None:
         if not isinstance(self._plan.mlp.get(layer.index), RefitMlp):
             return
+        down = layer.module.mlp.down_proj
 
         def inputs_and_targets(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
             between = self._between(layer, rows)
             _, leaving = self._dense(layer, rows)
-            return mlp_inputs(layer, self._family, between), leaving() - between
+            target_NTD = leaving() - between
+            if not self._family.has_post_norms and down.bias is not None:
+                target_NTD = target_NTD - down.bias
+            return mlp_inputs(layer, self._family, between), target_NTD
 
+        self._refit(layer, "mlp", down.weight, inputs_and_targets)
+
+    def _refit(
+        self, layer: LoadedLayer, part: Part, prior_OI: torch.Tensor, inputs_and_targets: InputsAndTargets
+    ) -> None:
+        """Fit the last weight of a half anew, with itself as the prior; a gain where a norm comes last."""
         if self._family.has_post_norms:
             gain = fit_gain(*self._sums.gain(layer, inputs_and_targets))
-            ridge, unexplained_ratio = 0.0, gain.unexplained_ratio
-            self._keep(layer, {"mlp.weight": gain.factors - 1})  # these norms multiply by 1 + weight
+            self._keep(layer, {f"{part}.weight": gain.factors - 1}, part, gain)  # these norms multiply by 1 + weight
         else:
-            prior_OI = layer.module.mlp.down_proj.weight
-            fitted_on, held_back = self._sums.mlp(layer, inputs_and_targets)
+            fitted_on, held_back = self._sums.weight(layer, prior_OI.shape[1], inputs_and_targets)
             found = fit_linear(fitted_on, held_back, self._options.ridges, prior_OI=prior_OI, has_bias=False)
-            ridge, unexplained_ratio = found.ridge, found.unexplained_ratio
-            self._keep(layer, {"mlp.weight": found.weight})
-        self._parts.append(FittedPart(layer=layer.index, part="mlp", ridge=ridge, unexplained_ratio=unexplained_ratio))
+            self._keep(layer, {f"{part}.weight": found.weight}, part, found)
 
     def _go_up(self, layer: LoadedLayer) -> None:
         """Take the pruned stream through the layer as planned."""
@@ -259,9 +282,13 @@ class _Fitter:
         attention = self._plan.attention[layer.index]
         return after_attention(layer, self._family, attention, self._tensors, self._entering(layer, rows))
 
-    def _keep(self, layer: LoadedLayer, weights: dict[str, torch.Tensor]) -> None:
-        for part, weight in weights.items():
-            self._tensors[fitted_name(layer.index, part)] = weight.float().cpu().contiguous()
+    def _keep(
+        self, layer: LoadedLayer, weights: dict[str, torch.Tensor], part: Part, found: LinearFit | GainFit
+    ) -> None:
+        for name, weight in weights.items():
+            self._tensors[fitted_name(layer.index, name)] = weight.float().cpu().contiguous()
+        ridge, unexplained_ratio = found.ridge, found.unexplained_ratio
+        self._parts.append(FittedPart(layer=layer.index, part=part, ridge=ridge, unexplained_ratio=unexplained_ratio))
 
     def _losses_nats(self) -> tuple[float, ...]:
         num_layers, windows = self._decoder.num_layers, self._search.windows

@@ -29,10 +29,11 @@ class GainMoments:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GainFit:
-    """The factors [O], and squared error over the targets' squares on the tokens held back."""
+    """The factors [O], and squared error over the targets' squares on the tokens held back; no ridge was needed."""
 
     factors: torch.Tensor
     unexplained_ratio: float
+    ridge: float = 0.0
 
 
 def fit_gain(fitted_on: GainMoments, held_back: GainMoments) -> GainFit:

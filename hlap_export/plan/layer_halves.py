@@ -14,7 +14,7 @@ import torch
 
 from hlap_export.checkpoint.decoder import LoadedLayer
 from hlap_export.families import Family
-from hlap_export.plan.pruning_plan import AttentionPlan, Keep, KeepHeads, Linear, LinearForm, ValueOnly
+from hlap_export.plan.pruning_plan import AttentionPlan, Keep, KeepHeads, Linear, LinearForm, RefitAttention, ValueOnly
 from hlap_export.plan.side_file import fitted_name
 from hlap_export.plan.value_only import attention_update, mlp_half
 
@@ -61,6 +61,28 @@ def normed(layer: LoadedLayer, h_NTD: torch.Tensor) -> torch.Tensor:
     return layer.module.input_layernorm(h_NTD.to(layer.device))
 
 
+def attention_inputs(layer: LoadedLayer, family: Family, h_NTD: torch.Tensor) -> torch.Tensor:
+    """What the last weight of the attention half is multiplied by, for a stream [N, T, D] that enters the layer.
+
+    [N, T, H*E] before o_proj; where a norm follows the attention, [N, T, D] normed but without its gain.
+    """
+    last = _last_of_attention(layer, family)
+    with _watching(last) as seen:
+        layer(h_NTD)
+    return _without_gain(last, seen.inputs[0]) if family.has_post_norms else seen.inputs[0]
+
+
+def _last_of_attention(layer: LoadedLayer, family: Family) -> Any:
+    block = layer.module
+    return block.post_attention_layernorm if family.has_post_norms else block.self_attn.o_proj
+
+
+def _without_gain(norm: Any, x_NTD: torch.Tensor) -> torch.Tensor:
+    """What an RMSNorm multiplies by its gain."""
+    x_NTD = x_NTD.float()
+    return x_NTD * torch.rsqrt(x_NTD.square().mean(-1, keepdim=True) + norm.eps)
+
+
 def linear_inputs(layer: LoadedLayer, form: LinearForm, h_NTD: torch.Tensor) -> torch.Tensor:
     """What the fitted o_proj of a linear layer reads, or is fitted to: [N, T, D], or [N, T, K*E] of form "output".
 
@@ -79,13 +101,19 @@ def after_attention(
         layer: the dense layer.
         family: its family.
         attention: what it becomes.
-        fitted: the side file's tensors, where it is linear.
+        fitted: the side file's tensors, where a part of it is fitted.
         h_NTD: what enters the layer.
     """
     h_NTD = h_NTD.to(layer.device)
     match attention:
         case Keep():
             return both_halves(layer, family, h_NTD)[0]
+        case RefitAttention():
+            weight = fitted[fitted_name(layer.index, "attention.weight")].to(layer.device)
+            inputs = attention_inputs(layer, family, h_NTD)
+            if family.has_post_norms:
+                return h_NTD + inputs * (1 + weight)
+            return h_NTD + torch.nn.functional.linear(inputs, weight, layer.module.self_attn.o_proj.bias)
         case KeepHeads():
             with _heads_alone(layer, attention):
                 return both_halves(layer, family, h_NTD)[0]
@@ -133,10 +161,7 @@ def mlp_inputs(layer: LoadedLayer, family: Family, h_NTD: torch.Tensor) -> torch
     last = block.post_feedforward_layernorm if family.has_post_norms else block.mlp.down_proj
     with _watching(last) as seen:
         mlp_half(layer, h_NTD)
-    if not family.has_post_norms:
-        return seen.inputs[0]
-    x_NTD = seen.inputs[0].float()
-    return x_NTD * torch.rsqrt(x_NTD.square().mean(-1, keepdim=True) + last.eps)
+    return _without_gain(last, seen.inputs[0]) if family.has_post_norms else seen.inputs[0]
 
 
 def refitted_mlp(layer: LoadedLayer, family: Family, fitted: Tensors, h_NTD: torch.Tensor) -> torch.Tensor:

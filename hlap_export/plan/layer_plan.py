@@ -26,6 +26,16 @@ class Keep(Strict):
     kind: Literal["keep"] = "keep"
 
 
+class RefitAttention(Strict):
+    """The attention keeps its shape, and the last weight before the residual is fitted anew.
+
+    That is `o_proj`, or the gain of the norm that follows it where a family has one. Layers above a changed one can
+    make up for a part of what it lost, at no cost.
+    """
+
+    kind: Literal["refit"] = "refit"
+
+
 class KeepHeads(Strict):
     """Attention with only these query heads (indices in the dense layer).
 
@@ -81,7 +91,7 @@ class Linear(Strict):
     rank: Annotated[int, Field(gt=0)]
 
 
-AttentionPlan = Annotated[Keep | KeepHeads | ValueOnly | Linear | Skip, Field(discriminator="kind")]
+AttentionPlan = Annotated[Keep | RefitAttention | KeepHeads | ValueOnly | Linear | Skip, Field(discriminator="kind")]
 
 
 class RefitMlp(Strict):

@@ -26,6 +26,7 @@ from hlap_export.plan.layer_plan import (
     Linear,
     LinearForm,
     MlpPlan,
+    RefitAttention,
     RefitMlp,
     Skip,
     SkipMlp,
@@ -48,6 +49,7 @@ __all__ = [
     "MlpPlan",
     "ModelIdentity",
     "PruningPlan",
+    "RefitAttention",
     "RefitMlp",
     "SearchRecord",
     "Skip",
@@ -59,6 +61,7 @@ __all__ = [
     "linear_of",
     "load_plan",
     "plan_of_alphas",
+    "refit_kept",
     "validate_plan",
 ]
 
@@ -115,7 +118,9 @@ class PruningPlan(Strict):
     @property
     def fits(self) -> bool:
         """Whether the plan has parts whose weights are in a side file."""
-        return any(isinstance(part, Linear | RefitMlp) for part in (*self.attention, *self.mlp.values()))
+        return any(
+            isinstance(part, Linear | RefitAttention | RefitMlp) for part in (*self.attention, *self.mlp.values())
+        )
 
     @property
     def first_changed(self) -> int:
@@ -128,6 +133,16 @@ class PruningPlan(Strict):
 
     def save(self, path: Path) -> None:
         write_text_whole(path, self.to_json())
+
+
+def refit_kept(plan: PruningPlan) -> PruningPlan:
+    """The same plan with the attention that stays above the first change refitted, to make up for what was lost."""
+    first = plan.first_changed
+    attention = tuple(
+        RefitAttention() if isinstance(attention, Keep) and index > first else attention
+        for index, attention in enumerate(plan.attention)
+    )
+    return plan.model_copy(update={"attention": attention})
 
 
 def load_plan(path: Path) -> PruningPlan:
@@ -229,7 +244,7 @@ def validate_plan(plan: PruningPlan, layout: ModelLayout) -> None:
             fix="list every layer, `keep` included",
         )
     if isinstance(plan.attention[0], ValueOnly | Linear | Skip):
-        attending = any(isinstance(attention, Keep | KeepHeads) for attention in plan.attention)
+        attending = any(isinstance(attention, Keep | RefitAttention | KeepHeads) for attention in plan.attention)
         others = "layer 0" if attending else "every layer"
         raise PlanError(
             where="layer 0",

@@ -1,11 +1,14 @@
 """The side file of a plan: the weights of its linear layers and refitted MLPs, as safetensors in float32.
 
-Names, with D hidden, F mlp and R the rank of a linear map:
+Names, with D hidden, F mlp, H*E all query heads, and R the rank of a linear map:
 
-    fitted.{layer}.o_proj.weight   [D, R]; a full matrix is [D, D]
-    fitted.{layer}.o_proj.bias     [D]
-    fitted.{layer}.v_proj.weight   [R, D], of form "low_rank" alone
-    fitted.{layer}.mlp.weight      [D, F], the new down_proj; [D], the new gain, where a norm follows the MLP
+    fitted.{layer}.o_proj.weight     [D, R]; a full matrix is [D, D]
+    fitted.{layer}.o_proj.bias       [D]
+    fitted.{layer}.v_proj.weight     [R, D], of form "low_rank" alone
+    fitted.{layer}.attention.weight  [D, H*E], the new o_proj of attention that stays
+    fitted.{layer}.mlp.weight        [D, F], the new down_proj
+
+Where a norm follows the attention and the MLP, the last two are its new gain, [D].
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.checkpoint.tensors import CheckpointTensors, read_shard
 from hlap_export.digests import file_sha256
 from hlap_export.errors import PlanError
-from hlap_export.plan.pruning_plan import Linear, PruningPlan, RefitMlp
+from hlap_export.plan.pruning_plan import Linear, PruningPlan, RefitAttention, RefitMlp
 
 
 def side_file_of(plan: Path) -> Path:
@@ -41,8 +44,10 @@ def fitted_shapes(plan: PruningPlan, layout: ModelLayout) -> dict[str, tuple[int
             shapes[fitted_name(index, "o_proj.bias")] = (hidden,)
             if attention.form == "low_rank":
                 shapes[fitted_name(index, "v_proj.weight")] = (attention.rank, hidden)
+        has_gain, queries = layout.family.has_post_norms, layout.num_heads * layout.head_dim
+        if isinstance(attention, RefitAttention):
+            shapes[fitted_name(index, "attention.weight")] = (hidden,) if has_gain else (hidden, queries)
         if isinstance(plan.mlp.get(index), RefitMlp):
-            has_gain = layout.family.has_post_norms
             shapes[fitted_name(index, "mlp.weight")] = (hidden,) if has_gain else (hidden, layout.intermediate_size)
     return shapes
 

@@ -45,26 +45,26 @@ class WindowSums:
                 fix="fit on more windows",
             )
 
-    def attention(
+    def linear(
         self, layer: LoadedLayer, form: LinearForm, inputs_and_targets: InputsAndTargets
     ) -> tuple[Moments, Moments]:
         """Of what a linear layer reads, and of what its attention should add."""
         layout = self._layout
         num_inputs = layout.num_kv_heads * layout.head_dim if form == "output" else layout.hidden_size
-        return self._fill(self._moments(layer, num_inputs), inputs_and_targets)
+        return self.weight(layer, num_inputs, inputs_and_targets)
 
-    def mlp(self, layer: LoadedLayer, inputs_and_targets: InputsAndTargets) -> tuple[Moments, Moments]:
-        """Of what down_proj reads, and of what the MLP should add."""
-        return self._fill(self._moments(layer, self._layout.intermediate_size), inputs_and_targets)
+    def weight(
+        self, layer: LoadedLayer, num_inputs: int, inputs_and_targets: InputsAndTargets
+    ) -> tuple[Moments, Moments]:
+        """Of what a matrix with so many inputs reads, and of what it should add to the residual stream."""
+        size, device = self._layout.hidden_size, layer.device
+        sums = Moments(num_inputs, size, device), Moments(num_inputs, size, device)
+        return self._fill(sums, inputs_and_targets)
 
     def gain(self, layer: LoadedLayer, inputs_and_targets: InputsAndTargets) -> tuple[GainMoments, GainMoments]:
-        """Of what the gain of the norm after the MLP is multiplied by, and of what should be added."""
+        """Of what the gain of a norm is multiplied by, and of what it should add to the residual stream."""
         size, device = self._layout.hidden_size, layer.device
         return self._fill((GainMoments(size, device), GainMoments(size, device)), inputs_and_targets)
-
-    def _moments(self, layer: LoadedLayer, num_inputs: int) -> tuple[Moments, Moments]:
-        size, device = self._layout.hidden_size, layer.device
-        return Moments(num_inputs, size, device), Moments(num_inputs, size, device)
 
     def _fill(self, sums: tuple[Sums, Sums], inputs_and_targets: InputsAndTargets) -> tuple[Sums, Sums]:
         """Add all windows to the one or the other."""

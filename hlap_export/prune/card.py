@@ -10,6 +10,7 @@ from hlap_export.plan.pruning_plan import (
     Linear,
     MlpPlan,
     PruningPlan,
+    RefitAttention,
     RefitMlp,
     Skip,
     SkipMlp,
@@ -54,6 +55,8 @@ def _described(attention: AttentionPlan, layout: ModelLayout) -> str:
     match attention:
         case ValueOnly():
             return f"value only: each token attends to itself, alpha {attention.alpha:g} folded in"
+        case RefitAttention():
+            return "attention, its last weight fitted anew"
         case Linear():
             size = "" if attention.form == "full" else f" through {attention.rank} values"
             return f"a linear map of each token{size}, fitted to the attention"

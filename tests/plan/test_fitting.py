@@ -30,6 +30,7 @@ from hlap_export.plan.pruning_plan import (
     Linear,
     ModelIdentity,
     PruningPlan,
+    RefitAttention,
     RefitMlp,
     TextWindows,
     ValueOnly,
@@ -101,6 +102,9 @@ def watched(model: Any, index: int) -> Iterator[dict[str, torch.Tensor]]:
         layer.register_forward_hook(keep("leaving", "after")),
         layer.input_layernorm.register_forward_hook(keep("normed", "after")),
         mlp_norm.register_forward_pre_hook(keep("between", "before")),
+        (layer.post_attention_layernorm if gemma else layer.self_attn.o_proj).register_forward_pre_hook(
+            keep("attention", "before")
+        ),
         layer.mlp.down_proj.register_forward_pre_hook(keep("mlp", "before")),
     ]
     if gemma:
@@ -161,24 +165,33 @@ def test_each_map_is_least_squares_on_the_pruned_models_inputs(
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2"])
-def test_a_refitted_mlp_is_least_squares_towards_the_dense_models_layer(model_type: str, tmp_path: Path) -> None:
+def test_a_refitted_part_is_least_squares_towards_the_dense_models_layer(model_type: str, tmp_path: Path) -> None:
     checkpoint, model = saved(tmp_path, model_type)
     layout = read_layout(checkpoint)
-    plan = plan_of(layout, Keep(), ValueOnly(alpha=0.4), Keep(), Keep(), mlp={1: RefitMlp(), 3: RefitMlp()})
+    attention = (Keep(), ValueOnly(alpha=0.4), RefitAttention(), Keep())
+    plan = plan_of(layout, *attention, mlp={1: RefitMlp(), 2: RefitMlp()})
     found = fit_layers(opened(checkpoint, windows(), tmp_path / "work"), layout, plan, OPTIONS).tensors
-    for index in (1, 3):
-        so_far = {name: weight for name, weight in found.items() if int(name.split(".")[1]) < index}
-        pruned = activations(model, plan, so_far, index)
-        target = activations(model, plan_of(layout, *[Keep()] * 4), {}, index)["leaving"] - pruned["between"]
+    assert set(found) == {"fitted.1.mlp.weight", "fitted.2.attention.weight", "fitted.2.mlp.weight"}
+    for name, last, start, end in (
+        ("fitted.1.mlp.weight", "mlp.down_proj", "between", "leaving"),
+        ("fitted.2.attention.weight", "self_attn.o_proj", "entering", "between"),
+        ("fitted.2.mlp.weight", "mlp.down_proj", "between", "leaving"),
+    ):
+        _, index, part, _ = name.split(".")
+        # In the order of the layers, an attention before its MLP.
+        so_far = {other: weight for other, weight in found.items() if other < name}
+        pruned = activations(model, plan, so_far, int(index))
+        dense = activations(model, plan_of(layout, *[Keep()] * 4), {}, int(index))
+        x, target = pruned[part], dense[end] - pruned[start]
         if model_type == "gemma2":
-            z = pruned["mlp"] / np.sqrt((pruned["mlp"] ** 2).mean(-1, keepdims=True) + model.config.rms_norm_eps)
-            assert_close(found[f"fitted.{index}.mlp.weight"], (z * target).sum(0) / (z**2).sum(0) - 1)
+            z = x / np.sqrt((x**2).mean(-1, keepdims=True) + model.config.rms_norm_eps)
+            assert_close(found[name], (z * target).sum(0) / (z**2).sum(0) - 1)
         else:
-            x, prior = pruned["mlp"], model.model.layers[index].mlp.down_proj.weight.detach().double().numpy()
+            prior = model.model.layers[int(index)].get_submodule(last).weight.detach().double().numpy()
             rows = np.sqrt(1e-2 * (x**2).mean() * len(x)) * np.eye(x.shape[1])
             right = np.vstack([target - x @ prior.T, np.zeros((len(rows), 48))])
             solution, *_ = np.linalg.lstsq(np.vstack([x, rows]), right)
-            assert_close(found[f"fitted.{index}.mlp.weight"], solution.T + prior)
+            assert_close(found[name], solution.T + prior)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "gemma2"])
@@ -187,7 +200,7 @@ def test_the_perplexity_is_that_of_the_pruned_checkpoint(model_type: str, tmp_pa
 
     checkpoint, model = saved(tmp_path, model_type)
     layout, given = read_layout(checkpoint), windows()
-    attention = (Keep(), linear_of("low_rank", layout, 7), Keep(), linear_of("output", layout))
+    attention = (Keep(), linear_of("low_rank", layout, 7), RefitAttention(), linear_of("output", layout))
     plan = plan_of(layout, *attention, mlp={1: RefitMlp(), 2: RefitMlp()})
     fitting = fit_layers(opened(checkpoint, given, tmp_path / "work"), layout, plan, OPTIONS)
     plan = save_fitted(fitting, plan, tmp_path / "plan.safetensors")
@@ -242,13 +255,14 @@ def test_streamed_layers_and_small_batches_give_the_same_weights(
 def test_progress_counts_the_passes_over_the_windows(tmp_path: Path) -> None:
     checkpoint, _ = saved(tmp_path, "llama")
     layout = read_layout(checkpoint)
-    plan = plan_of(layout, Keep(), Keep(), linear_of("full", layout), Keep(), mlp={3: RefitMlp()})
+    attention = (Keep(), linear_of("full", layout), RefitAttention(), Keep())
+    plan = plan_of(layout, *attention, mlp={3: RefitMlp()})
     seen: list[int] = []
     search = opened(checkpoint, windows(), tmp_path / "work", seen)
     start = NUM_WINDOWS * 5
     fit_layers(search, layout, plan, OPTIONS)
-    # Layer 2: fitted, run. Layer 3: its MLP fitted, run. The head.
-    assert seen[-1] - start == fit_steps(plan, NUM_WINDOWS) == NUM_WINDOWS * 5
+    # Layers 1 and 2: fitted, run. Layer 3: its MLP fitted, run. The head.
+    assert seen[-1] - start == fit_steps(plan, NUM_WINDOWS) == NUM_WINDOWS * 7
 
 
 def test_too_few_windows_and_nothing_to_change_are_refused(tmp_path: Path) -> None:
