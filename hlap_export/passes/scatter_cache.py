@@ -21,7 +21,8 @@ class ScatterCache(ir.passes.InPlacePass):
     The mask is explicit, true where a slot is seen, rather than left to an operator's idea of causality: ONNX's
     `is_causal` aligns queries with the first slots, and what a compiler could be told after parsing (align with the
     last ones, so many lengths) has neither windows nor rows that end before others. With TensorRT-RTX 1.7.1, the same
-    kernels are taken with either.
+    kernels are taken with either. The price is at most what the unseen slots take to be read: all of a capacity of
+    4,096 is 3% of an 8B model's weights in half precision.
 
     Position ids and attention mask are left without readers. Runs before attention is lowered.
     """
