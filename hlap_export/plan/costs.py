@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from hlap_export.checkpoint.layout import LayerAttention, ModelLayout
 from hlap_export.counting import Model, embedding, kv_values_per_token, layer_matrices, stored_bytes
-from hlap_export.plan.layer_plan import AttentionPlan, Keep, KeepHeads, Linear, Skip, SkipMlp
+from hlap_export.plan.layer_plan import AttentionPlan, Keep, KeepHeads, Linear, RefitAttention, Skip, SkipMlp
 from hlap_export.plan.pruning_plan import PruningPlan
 
 # What is counted: a prompt of so many tokens, a step after so many; fewer where the model has fewer positions.
@@ -88,7 +88,7 @@ def planned_layout(layout: ModelLayout, plan: PruningPlan) -> ModelLayout:
 def _planned_layer(index: int, attention: AttentionPlan, layout: ModelLayout, *, has_mlp: bool) -> LayerAttention:
     dense = replace(layout.layers[index], has_mlp=has_mlp)
     match attention:
-        case Keep():
+        case Keep() | RefitAttention():
             return dense
         case KeepHeads():
             groups = len(attention.kv_groups(layout.heads_per_group))

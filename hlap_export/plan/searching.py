@@ -20,7 +20,7 @@ from hlap_export.plan.fitted_plan import save_fitted
 from hlap_export.plan.fitting import DEFAULT_OPTIONS
 from hlap_export.plan.harp import ALPHA_GRID, default_num_layers, request_of, search_harp
 from hlap_export.plan.journal import Journal
-from hlap_export.plan.layer_plan import Keep, KeepHeads
+from hlap_export.plan.layer_plan import Keep, KeepHeads, RefitAttention
 from hlap_export.plan.methods import linear_map, method_of
 from hlap_export.plan.methods.harp import Harp
 from hlap_export.plan.options import CalibrationOptions, MethodName, MethodOptions
@@ -165,7 +165,7 @@ def _with_alpha(bench: Workbench, plan: PruningPlan, alpha: float) -> float | No
     """Perplexity with this alpha in the layers that lose their attention; None where other parts go as well."""
     if plan.mlp or any(isinstance(attention, KeepHeads) for attention in plan.attention):
         return None
-    changed: Sequence[bool] = [not isinstance(attention, Keep) for attention in plan.attention]
+    changed: Sequence[bool] = [not isinstance(attention, Keep | RefitAttention) for attention in plan.attention]
     attention = tuple(attention_of_alpha(alpha, "alpha") if gone else Keep() for gone in changed)
     return bench.perplexity(plan.model_copy(update={"attention": attention}))
 

@@ -14,10 +14,12 @@ from hlap_export.plan.pruning_plan import (
     Keep,
     KeepHeads,
     PruningPlan,
+    RefitAttention,
     Skip,
     ValueOnly,
     load_plan,
     plan_of_alphas,
+    refit_kept,
     validate_plan,
 )
 from tests.plans import ATTENTION, tiny_plan
@@ -99,6 +101,13 @@ def test_kept_heads_must_leave_grouped_query_attention(heads: tuple[int, ...], m
     broken = plan.model_copy(update={"attention": (*plan.attention[:3], KeepHeads(query_heads=heads))})
     with pytest.raises(PlanError, match=message):
         validate_plan(broken, LAYOUT)
+
+
+def test_refitting_what_stays_leaves_changed_layers_and_those_below_them_alone() -> None:
+    plan = tiny_plan("dense", LAYOUT).model_copy(update={"attention": (Keep(), Skip(), Keep(), ValueOnly(alpha=0.3))})
+    refitted = refit_kept(plan)
+    assert refitted.attention == (Keep(), Skip(), RefitAttention(), ValueOnly(alpha=0.3))
+    assert (refitted.first_changed, refitted.fits, refit_kept(refitted)) == (1, True, refitted)
 
 
 def test_a_plan_must_name_every_layer() -> None:

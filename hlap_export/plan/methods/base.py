@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.plan.layer_plan import AttentionPlan, Linear, Skip, SkipMlp
-from hlap_export.plan.pruning_plan import PruningPlan
+from hlap_export.plan.pruning_plan import PruningPlan, refit_kept
 from hlap_export.plan.records import LayerSearch
 from hlap_export.plan.workbench import Workbench
 
@@ -70,11 +70,11 @@ class Stepwise:
     order: Order
 
     def walk(self, bench: Workbench) -> Iterator[Removal]:
-        """One part after another, as long as there are any."""
+        """One part after another, as long as there are any; where maps are fitted, so is the attention that stays."""
         plan = bench.dense
         for part in self.order(bench, parts(bench.layout, self.of), self.remove):
             plan = self.remove(plan, part)
-            yield Removal(what=str(part), plan=plan)
+            yield Removal(what=str(part), plan=refit_kept(plan) if plan.fits else plan)
 
 
 def parts(layout: ModelLayout, of: Literal["attention", "mlp", "block"]) -> tuple[Part, ...]:
