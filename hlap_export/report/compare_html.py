@@ -29,7 +29,7 @@ def _figure(comparison: Comparison, step: Step) -> Figure:
     where = said.of_compared(step)
     time = f"{where}, ms" if comparison.time_in == "ms" else f"{where}, time relative to dense"
     absolute = comparison.loss_in == "perplexity"
-    loss = Side(title="perplexity") if absolute else Side(title="increase of perplexity", label=wording.percent)
+    loss = Side(title="perplexity") if absolute else Side(title="increase of perplexity", label=wording.percent_briefly)
     entries = {entry.number: entry for entry in comparison.entries}
     marks = tuple(_mark(place, entries[place.number], comparison) for place in step.places)
     return Figure(

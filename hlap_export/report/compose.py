@@ -143,7 +143,6 @@ def search_curves(plan: PruningPlan) -> tuple[AlphaCurve, ...]:
 
 def removal_curves(plan: PruningPlan) -> tuple[RemovalCurve, ...]:
     """What each further removal costs: the plan's own method first."""
-    planned = plan.search.perplexity_planned if plan.search else None
     return tuple(
         RemovalCurve(
             method=curve.method,
@@ -156,7 +155,7 @@ def removal_curves(plan: PruningPlan) -> tuple[RemovalCurve, ...]:
                     increase_ratio_high=point.increase_high,
                     kv_ratio=point.kv_ratio,
                     latency_ratio=point.latency_ratio,
-                    is_chosen=index == 0 and point.perplexity == planned,
+                    is_chosen=point.num_removed == curve.chosen,
                 )
                 for point in curve.points
             ),

@@ -91,8 +91,8 @@ class AlphaCurve(_Result):
 class Removal(_Result):
     """The model with one more part removed: what it costs and saves, relative to the dense one.
 
-    `increase_ratio` is of the perplexity on the calibration text, with its 95 % interval; `latency_ratio` is counted
-    from the work of a step, or measured where the method did that.
+    `increase_ratio` is of the perplexity on calibration windows that nothing was fitted on, with its 95 % interval;
+    `latency_ratio` is counted from the work of a step, or measured where the method did that.
     """
 
     removed: str

@@ -147,8 +147,12 @@ def test_the_screen_stars_the_front_and_fits(runs: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 1200])
-def test_a_browser_draws_the_comparison_within_the_page(runs: list[Path], width: int, tmp_path: Path) -> None:
-    seen = open_page(html_comparison(compare(runs)), tmp_path, width=width)
+@pytest.mark.parametrize("changes", [{}, {"model": "other", "machine": {}}], ids=["absolute", "relative"])
+def test_a_browser_draws_the_comparison_within_the_page(
+    runs: list[Path], changes: dict[str, Any], width: int, tmp_path: Path
+) -> None:
+    other = save_run(tmp_path / "other", pruned_ms=1.0, perplexity=10.5, **changes)
+    seen = open_page(html_comparison(compare([*runs, other])), tmp_path, width=width)
     assert seen.complaints == []
     assert seen.scroll_width <= width
     assert len(seen.pictures) == 1
