@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hlap_export.engines.trt.options import Compatibility, TensorRTOptions
 from hlap_export.errors import RecipeError
@@ -239,9 +239,7 @@ def effective_recipe(
     """What a run is asked for: the recipe, or the file that holds it, with MODEL and --engine put in where given."""
     asked = Recipe() if recipe is None else recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     if engine is not None and engine != asked.engine:
-        asked = Recipe.model_validate(
-            {**{name: getattr(asked, name) for name in asked.model_fields_set}, "engine": engine}
-        )
+        asked = _with_engine(asked, engine)
     if model is None:
         return asked
     # A folder is saved absolute, so that the recipe in the run's folder means the same from anywhere.
@@ -253,6 +251,20 @@ def tensorrt_options(recipe: Recipe, engine: str, given: Mapping[str, int | None
     """What an engine is built for: the recipe's section, and what the command line gives.
 
     Returns:
+def _with_engine(recipe: Recipe, engine: EngineName) -> Recipe:
+    """The recipe for another engine, whose defaults may differ."""
+    given = {name: getattr(recipe, name) for name in recipe.model_fields_set}
+    try:
+        return Recipe.model_validate({**given, "engine": engine})
+    except ValidationError as error:
+        raise RecipeError(
+            where=f"--engine {engine}",
+            expected=str(error.errors()[0]["msg"]).removeprefix("Value error, "),
+            found=f"export.flavour {recipe.export.flavour} in the recipe",
+            fix="leave the flavour out of the recipe, or take the engine that it is for",
+        ) from error
+
+
         None for an engine that takes any size.
 
     Raises:

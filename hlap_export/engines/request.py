@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from hlap_export.artifacts import MANIFEST, Manifest, package_versions, partial_folder, read_manifest, written_whole
 from hlap_export.engines.base import Backend, Tunable
+from hlap_export.engines.trt.options import OPTION_NAMES
 from hlap_export.errors import ArtefactError
 
 INHERITED_PARAMETERS = ("flavour", "dtype", "block_size")
@@ -44,7 +45,8 @@ class Request:
 
     def why_not(self, earlier: Manifest) -> str | None:
         """What an earlier engine was built differently: "capacity 4096 -> 8192"; None if it wasn't."""
-        known = {name: earlier.parameters.get(name) for name in self.parameters}
+        decides = {*self.parameters, *OPTION_NAMES}
+        known = {name: value for name, value in earlier.parameters.items() if name in decides}
         changes = [
             *_changes(known, self.parameters),
             *(["the export is another one"] if earlier.inputs != self.inputs else []),
@@ -76,8 +78,14 @@ def replaced_whole(out: Path) -> Generator[Path]:
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
-        f"{name} {old.get(name)} -> {new.get(name)}" for name in sorted({*old, *new}) if old.get(name) != new.get(name)
+        f"{name} {_in_words(old.get(name))} -> {_in_words(new.get(name))}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
     ]
+
+
+def _in_words(value: Any) -> str:
+    return "off" if value is None else "on" if value is True else str(value)
 
 
 def _deciding(versions: dict[str, str]) -> dict[str, str]:

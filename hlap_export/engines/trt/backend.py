@@ -119,7 +119,7 @@ class TensorRTBackend:
         """
         from hlap_export.engines.trt.session import open_plans
 
-        split = bool(read_manifest(engine, kind="engine").parameters["two_engines"])
+        split = bool(read_manifest(engine, kind="engine").parameters.get("two_engines"))
         return open_plans(self.library, engine, plan_files(two_engines=split), threads=threads)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from hlap_export.errors import ArtefactError
@@ -55,8 +55,12 @@ class TensorRTOptions:
     compute_capabilities: tuple[str, ...] = ()
 
     def parameters(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self) | {"compute_capabilities": list(self.compute_capabilities)}
+        """As JSON values; what is off isn't listed."""
+        values = asdict(self) | {"compute_capabilities": list(self.compute_capabilities)}
+        return {name: value for name, value in values.items() if value not in (None, False, [], "none")}
+
+
+OPTION_NAMES = tuple(field.name for field in fields(TensorRTOptions))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -194,9 +194,9 @@ def _load(library: Library, engine: Path, name: str, log: Log) -> tensorrt.ICuda
     if plan is None:
         raise _unloadable(library, engine / name, log)
     manifest = read_manifest(engine, kind="engine")
-    if manifest.parameters["strip_weights"]:
+    if manifest.parameters.get("strip_weights"):
         _fill_weights(library, plan, engine, log)
-    if manifest.parameters["weight_streaming"]:
+    if manifest.parameters.get("weight_streaming"):
         plan.weight_streaming_budget_v2 = plan.get_weight_streaming_automatic_budget()
     return plan
 
