@@ -15,6 +15,7 @@ from hlap_export.report.builds import build_rows, built_sizes
 from hlap_export.report.summary import (
     ENGINE_ON_DISK,
     KV_CACHE,
+    Agreement,
     AlphaCurve,
     Check,
     Extrapolated,
@@ -73,6 +74,9 @@ def summarise(
         search=search_curves(plan),
         removals=removal_curves(plan),
         checks=check_rows(verified),
+        agreement=tuple(
+            Agreement.model_validate(row.model_dump(include=set(Agreement.model_fields))) for row in verified.agreement
+        ),
         greedy_agreement=verified.greedy.agreement,
         fault=fault_in_words(verified.fault) if verified.fault and not verified.passed else None,
         latency=latency_rows(timed) if timed else (),

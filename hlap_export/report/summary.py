@@ -130,6 +130,18 @@ class Check(_Result):
     passed: bool
 
 
+class Agreement(_Result):
+    """How closely engine and PyTorch model agree on the tokens of one check; KL is of the engine from the model."""
+
+    check: str
+    num_tokens: int
+    mean_error_ratio: float
+    mean_kl_nats: float
+    max_kl_nats: float
+    top1_agreement: float
+    top5_agreement: float
+
+
 class Timing(_Result):
     """Time of one step of one engine.
 
@@ -217,6 +229,7 @@ class Summary(_Result):
     search: tuple[AlphaCurve, ...]
     removals: tuple[RemovalCurve, ...] = ()
     checks: tuple[Check, ...]
+    agreement: tuple[Agreement, ...] = ()
     greedy_agreement: float
     fault: str | None = None
     """Where the engine goes wrong first, in words, if a check failed and the engine could be looked into."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hlap_export.report.summary import (
+    Agreement,
     AlphaCurve,
     Check,
     EngineBuild,
@@ -164,6 +165,17 @@ def full_summary() -> Summary:
                     chosen=0.4,
                 )
                 for layer in (11, 10, 9)
+            ),
+            "agreement": (
+                Agreement(
+                    check="cached decode logits",
+                    num_tokens=128,
+                    mean_error_ratio=1.1e-8,
+                    mean_kl_nats=2.5e-12,
+                    max_kl_nats=6.1e-12,
+                    top1_agreement=1.0,
+                    top5_agreement=0.998,
+                ),
             ),
             "removals": tuple(
                 RemovalCurve(

@@ -86,6 +86,7 @@ def test_the_page_holds_every_number_of_the_summary() -> None:
         "every alpha 1 14.20 +15.4 %",
         "prefill logits 2.1e-07 at most 1.0e-04 0.21 % ✓ passed",
         "greedy agreement 1 at least 0.99 ✓ passed",
+        "cached decode logits 128 1.1e-08 2.5e-12 6.1e-12 100.0 % 99.8 %",
         "layer 9: 4 query heads in 1 KV groups",
         "layer 10: value only, alpha 0.3, no KV cache",
         "layer 11: no attention, no KV cache",

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from hlap_export.report.markdown import markdown_report
-from tests.report.sample import sample_summary
+from hlap_export.report.summary import Summary
+from tests.report.sample import built_summary, full_summary, sample_summary
 
 
 def test_the_report_holds_every_number_of_the_summary() -> None:
@@ -21,15 +24,20 @@ def test_the_report_holds_every_number_of_the_summary() -> None:
         assert row in text
 
 
-def test_every_table_row_has_as_many_cells_as_its_heading() -> None:
+@pytest.mark.parametrize(
+    ("summary", "num_tables"),
+    [(sample_summary(), 6), (full_summary(), 7), (built_summary(), 6)],
+    ids=["", "full", "built"],
+)
+def test_every_table_row_has_as_many_cells_as_its_heading(summary: Summary, num_tables: int) -> None:
     widths: list[set[int]] = [set()]
-    for line in markdown_report(sample_summary()).splitlines():
+    for line in markdown_report(summary).splitlines():
         if line.startswith("|"):
             widths[-1].add(line.count("|"))
         elif widths[-1]:
             widths.append(set())
     tables = [found for found in widths if found]
-    assert len(tables) == 6
+    assert len(tables) == num_tables
     assert all(len(found) == 1 for found in tables)
 
 
@@ -37,3 +45,13 @@ def test_a_failed_check_stands_out() -> None:
     text = markdown_report(sample_summary(logit_error=3e-2))
     assert "Not verified" in text
     assert "| prefill logits | 0.03 | at most 1.0e-04 | **failed** |" in text
+
+
+def test_agreement_origins_and_longer_contexts_are_in_the_text_too() -> None:
+    text = markdown_report(full_summary())
+    for row in (
+        "| cached decode logits | 128 | 1.1e-08 | 2.5e-12 | 6.1e-12 | 100.0 % | 99.8 % |",
+        "| decode after 4096 tokens, extrapolated | 2.90 ms | | | 2.10 ms | | | ×1.38 | 1.30 to 1.47 | |",
+        f"| bench.json | `{'3' * 64}` | checkpoint |",
+    ):
+        assert row in text
