@@ -10,12 +10,16 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from hlap_export.bench.report import BenchReport, LatencyRow, MemoryRow
+from hlap_export.bench.statistics import Z
 from hlap_export.digests import file_sha256
 from hlap_export.errors import ArtefactError
+from hlap_export.evaluate.report import EvaluationReport
+from hlap_export.gate.change import ratio_of
 from hlap_export.gate.results import Estimate, Metric, MetricName, Origin, Results, Windows
 from hlap_export.verify.report import VerifyReport
 
-BENCH, VERIFY = "bench.json", "verify.json"
+BENCH, VERIFY, EVAL = "bench.json", "verify.json", "eval.json"
+AnyReport = VerifyReport | BenchReport | EvaluationReport | Results
 Report = TypeVar("Report", bound=BaseModel)
 
 
@@ -26,58 +30,74 @@ def read_results(path: Path) -> Results:
         ArtefactError: nothing of that, or reports of different engines.
     """
     if path.is_dir():
-        files = [path / name for name in (VERIFY, BENCH) if (path / name).is_file()]
+        files = [path / name for name in (VERIFY, BENCH, EVAL) if (path / name).is_file()]
         if not files:
             raise ArtefactError(
                 where=str(path),
                 expected=f"a run's folder with {VERIFY} and {BENCH}",
-                found="neither of them" if path.is_dir() else "no such folder",
+                found="neither of them",
                 fix="pass what `hlap-export run` wrote, or the JSON of `bench` or `verify`",
             )
         reports = [_read_report(file) for file in files]
         if any(isinstance(report, Results) for report in reports):
             raise _not_results(path, "results under the name of a report")
-        return collect(
-            next((each for each in reports if isinstance(each, VerifyReport)), None),
-            next((each for each in reports if isinstance(each, BenchReport)), None),
-            origins=tuple(Origin(file=file.name, sha256=file_sha256(file)) for file in files),
-        )
-    report = _read_report(path)
-    if isinstance(report, Results):
-        return report
-    origin = Origin(file=path.name, sha256=file_sha256(path))
-    if isinstance(report, VerifyReport):
-        return collect(report, None, origins=(origin,))
-    return collect(None, report, origins=(origin,))
+    else:
+        files, reports = [path], [_read_report(path)]
+        if isinstance(reports[0], Results):
+            return reports[0]
+    return collect(
+        next((each for each in reports if isinstance(each, VerifyReport)), None),
+        next((each for each in reports if isinstance(each, BenchReport)), None),
+        next((each for each in reports if isinstance(each, EvaluationReport)), None),
+        origins=tuple(Origin(file=file.name, sha256=file_sha256(file)) for file in files),
+    )
 
 
-def collect(verified: VerifyReport | None, timed: BenchReport | None, *, origins: tuple[Origin, ...] = ()) -> Results:
-    """Every number of the reports that a rule can name.
+def collect(
+    verified: VerifyReport | None,
+    timed: BenchReport | None,
+    scored: EvaluationReport | None = None,
+    *,
+    origins: tuple[Origin, ...] = (),
+) -> Results:
+    """Every number of the reports, one of which must be there, that a rule can name.
 
     Raises:
         ArtefactError: they are of different engines.
     """
-    reports = [report for report in (verified, timed) if report is not None]
-    assert reports, "at least one report"
-    if verified is not None and timed is not None and verified.candidate_digest != timed.candidate_digest:
-        raise ArtefactError(
-            where=f"{VERIFY} and {BENCH}",
-            expected="reports of the same engine",
-            found=f"{verified.candidate_digest[:12]} and {timed.candidate_digest[:12]}",
-            fix="verify and bench the same engine, or pass one of the files alone",
+    digests = {
+        name: digest
+        for name, digest in (
+            (VERIFY, verified and verified.candidate_digest),
+            (BENCH, timed and timed.candidate_digest),
+            (EVAL, scored and scored.inputs["engine"]),
         )
-    latest = reports[-1]
-    metrics = [*(_of_verify(verified) if verified else ()), *(_of_bench(timed) if timed else ())]
+        if digest
+    }
+    if len(set(digests.values())) > 1:
+        raise ArtefactError(
+            where=", ".join(digests),
+            expected="reports of the same engine",
+            found=", ".join(digest[:12] for digest in digests.values()),
+            fix="verify, bench and evaluate the same engine, or pass one of the files alone",
+        )
+    latest = timed or verified
+    about = timed or verified or scored
+    assert about is not None, "at least one report"
     return Results(
-        candidate_digest=latest.candidate_digest,
-        dense_digest=latest.baseline_digest,
-        dtype=latest.dtype,
-        threads=latest.threads,
-        machine=latest.machine,
-        versions=latest.versions,
+        candidate_digest=next(iter(digests.values())),
+        dense_digest=latest.baseline_digest if latest else None,
+        dtype=latest.dtype if latest else None,
+        threads=latest.threads if latest else None,
+        machine=about.machine,
+        versions=about.versions,
         disturbed=timed.conditions.disturbed if timed else (),
         origins=origins,
-        metrics=tuple(metrics),
+        metrics=(
+            *(_of_verify(verified) if verified else ()),
+            *(_of_bench(timed) if timed else ()),
+            *(_of_evaluation(scored) if scored else ()),
+        ),
     )
 
 
@@ -148,11 +168,29 @@ def _of_row(row: LatencyRow, source: str) -> Iterator[Metric]:
     yield Metric.model_validate(point | {"name": f"{row.phase}_ratio", "estimate": ratio})
 
 
+def _of_evaluation(report: EvaluationReport) -> Iterator[Metric]:
+    for index, score in enumerate(report.scores):
+        found = _score(score.value, score.standard_error)
+        compared = None if score.baseline is None else _score(score.baseline, score.baseline_standard_error)
+        yield Metric(
+            name="score",
+            task=" ".join((score.task, score.metric, *(() if score.filter == "none" else (score.filter,)))),
+            estimate=found,
+            to_dense=ratio_of(found, compared) if compared and min(found.low, compared.low) > 0 else None,
+            source=f"{EVAL}#/scores/{index}",
+        )
+
+
+def _score(value: float, standard_error: float | None) -> Estimate:
+    half = Z * (standard_error or 0.0)
+    return Estimate(value=value, low=value - half, high=value + half)
+
+
 def _size(row: MemoryRow, field: str) -> int | None:
     return getattr(row, field)
 
 
-def _read_report(path: Path) -> VerifyReport | BenchReport | Results:
+def _read_report(path: Path) -> AnyReport:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -162,7 +200,7 @@ def _read_report(path: Path) -> VerifyReport | BenchReport | Results:
     except json.JSONDecodeError as error:
         raise _not_results(path, f"no JSON ({error})") from error
     kind = cast(dict[str, Any], loaded).get("format") if isinstance(loaded, dict) else None
-    for model in (VerifyReport, BenchReport, Results):
+    for model in (VerifyReport, BenchReport, EvaluationReport, Results):
         if kind == model.model_fields["format"].default:
             return _validated(path, text, model)
     raise _not_results(path, f"format {kind!r}")
@@ -180,8 +218,8 @@ def _validated(path: Path, text: str, model: type[Report]) -> Report:
 def _not_results(path: Path, found: str) -> ArtefactError:
     return ArtefactError(
         where=str(path),
-        expected=f"a run's folder, {BENCH}, {VERIFY}, or results that `gate --accept` wrote",
+        expected=f"a run's folder, {BENCH}, {VERIFY}, {EVAL}, or results that `gate --accept` wrote",
         found=found,
-        fix="pass what `hlap-export run` wrote, or the JSON that `bench --json` or `verify --json` printed; results of "
-        "an earlier version must be measured again",
+        fix="pass what `hlap-export run` wrote, or the JSON that `bench --json`, `verify --json` or `eval --json` "
+        "printed; results of an earlier version must be measured again",
     )

@@ -156,6 +156,6 @@ def _unmeasured(rule: Rule, metric: str, name: str, reason: str) -> Verdict:
 
 
 def _asked_for(rule: Rule) -> str:
-    where = {"batch": rule.batch, "tokens": rule.tokens, "check": rule.check}
+    where = {"batch": rule.batch, "tokens": rule.tokens, "check": rule.check, "task": rule.task}
     given = ", ".join(f"{name} {value}" for name, value in where.items() if value is not None)
     return f"{rule.metric}{f' ({given})' if given else ''}"

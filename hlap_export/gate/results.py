@@ -11,6 +11,7 @@ MetricName = Literal[
     "check",
     "greedy_agreement",
     "perplexity",
+    "score",
     "prefill_ms",
     "decode_ms",
     "prefill_ratio",
@@ -26,6 +27,7 @@ failed_checks       how many of verify's checks failed
 check               the value of one of them, by name
 greedy_agreement    fraction of tokens on which engine and PyTorch agree
 perplexity          on the evaluation text
+score               on one of lm_eval's tasks, by the names of task and metric
 prefill_ms          time of a prompt, which is the time to the first token
 decode_ms           time of one more token
 prefill_ratio       the candidate's time / the dense engine's in the same bench: other machines have nearly the same
@@ -36,6 +38,7 @@ weight_bytes        of the weights in them
 kv_bytes_per_token  of the cache
 """
 
+Key = tuple[str, int | None, int | None, str | None, str | None]
 TIMES = ("prefill_ms", "decode_ms")
 
 
@@ -72,6 +75,8 @@ class Metric(_Record):
     tokens: int | None = None
     """Of the prompt, or in the cache."""
     check: str | None = None
+    task: str | None = None
+    """Names of lm_eval's task, metric and filter: "arc_easy acc"."""
     estimate: Estimate
     to_dense: Estimate | None = None
     """Candidate / dense engine of the same run, measured together; None where nothing dense was."""
@@ -81,14 +86,14 @@ class Metric(_Record):
     """File and place that the number is from: "bench.json#/latency/3"."""
 
     @property
-    def key(self) -> tuple[str, int | None, int | None, str | None]:
+    def key(self) -> Key:
         """What makes two metrics of two runs the same one."""
-        return self.name, self.batch, self.tokens, self.check
+        return self.name, self.batch, self.tokens, self.check, self.task
 
     @property
     def label(self) -> str:
         """The metric in words: "decode_ms after 2048 tokens, batch 4"."""
-        words = self.name if self.check is None else f"check {self.check!r}"
+        words = " ".join(filter(None, (self.name, self.check and repr(self.check), self.task)))
         if self.tokens is not None:
             words += f" {'of' if self.name.startswith('prefill') else 'after'} {self.tokens} tokens"
         return words if self.batch in (None, 1) else f"{words}, batch {self.batch}"
@@ -107,8 +112,9 @@ class Results(_Record):
     format: Literal["hlap-export/results/1"] = "hlap-export/results/1"
     candidate_digest: str
     dense_digest: str | None
-    dtype: str
-    threads: int
+    dtype: str | None
+    threads: int | None
+    """None where nothing was run that depends on it, or the report doesn't say."""
     machine: dict[str, Any]
     versions: dict[str, str]
     disturbed: tuple[str, ...]
@@ -117,6 +123,6 @@ class Results(_Record):
     metrics: tuple[Metric, ...]
 
     @property
-    def by_key(self) -> dict[tuple[str, int | None, int | None, str | None], Metric]:
+    def by_key(self) -> dict[Key, Metric]:
         """Metrics by what they are of."""
         return {metric.key: metric for metric in self.metrics}

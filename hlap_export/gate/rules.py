@@ -56,6 +56,8 @@ class Rule(Section):
     """Only at this length; left out, at any."""
     check: str | None = None
     """For metric `check`: its name in verify's report."""
+    task: str | None = None
+    """For metric `score`: names of task and metric, or a pattern such as `arc_* acc`."""
     unclear: Unclear | None = None
     """What an interval that reaches over the bound means here; left out, what the whole file says."""
 
@@ -76,8 +78,9 @@ class Rule(Section):
             raise ValueError(
                 f"no `against: dense` for {', '.join(alone)}, which the dense engine has no counterpart of"
             )
-        if self.check is not None and found != ["check"]:
-            raise ValueError("no check's name but with metric: check")
+        for name, selector in (("check", self.check), ("score", self.task)):
+            if selector is not None and found != [name]:
+                raise ValueError(f"no {'check' if name == 'check' else 'task'}'s name but with metric: {name}")
         return self
 
     @property
@@ -100,6 +103,7 @@ class Rule(Section):
             and self.batch in (None, metric.batch)
             and self.tokens in (None, metric.tokens)
             and self.check in (None, metric.check)
+            and (self.task is None or fnmatchcase(metric.task or "", self.task))
         )
 
 

@@ -35,6 +35,7 @@ def metric(name: MetricName, **where: int | str) -> Metric:
             "no `against: dense` for prefill_ratio",
         ),
         ("rules: [{metric: decode_ms, check: x, at_most: 1}]", "rules.0", "no check's name but with metric: check"),
+        ("rules: [{metric: decode_ms, task: x, at_most: 1}]", "rules.0", "no task's name but with metric: score"),
         ("rules: [{metric: decode_ms, tokens: 0, at_most: 1}]", "rules.0.tokens", "greater than or equal to 1"),
         ("unclear: maybe\nrules: [{metric: decode_ms, at_most: 1}]", "unclear", "'pass' or 'fail'"),
         ("rules: []", "rules", "at least 1 item"),
@@ -79,6 +80,9 @@ def test_a_rule_applies_to_every_metric_of_its_pattern_at_its_batch_and_length()
     named = rule("metric: check, check: prefill logits, at_most: 1")
     assert named.applies_to(metric("check", check="prefill logits"))
     assert not named.applies_to(metric("check", check="greedy agreement"))
+    tasks = rule("metric: score, task: 'arc_* acc', at_least: 0.5")
+    assert tasks.applies_to(metric("score", task="arc_easy acc"))
+    assert not tasks.applies_to(metric("score", task="arc_easy acc_norm"))
 
 
 def test_a_rules_file_that_is_not_there_is_told(tmp_path: Path) -> None:
