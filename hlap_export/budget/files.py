@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hlap_export.budget.engines import loaded_weights
 from hlap_export.budget.needs import Needs, Term, Work
 from hlap_export.counting import (
@@ -15,6 +17,7 @@ from hlap_export.counting import (
 )
 from hlap_export.plan.accounting import count_parameters
 from hlap_export.plan.pruning_plan import PruningPlan, ValueOnly
+from hlap_export.plan.side_file import fitted_shapes
 from hlap_export.report.wording import in_bytes
 
 MIB = 2**20
@@ -44,6 +47,13 @@ def prune_needs(dense: Model, plan: PruningPlan) -> Needs:
         fold = layout.hidden_size * (inputs * itemsize + folded * FOLD_BYTES_PER_VALUE)
         memory.append(
             Term(num_bytes=fold, why=f"one o_proj {layout.hidden_size} × {inputs}, folded to {folded} in float64")
+        )
+    if plan.fits:
+        largest = max(math.prod(shape) for shape in fitted_shapes(plan, layout).values())
+        memory.append(
+            Term(
+                num_bytes=int(largest * (BYTES["float32"] + itemsize)), why="one fitted weight, as fitted and as stored"
+            )
         )
     return Needs(
         step="prune",

@@ -25,7 +25,7 @@ from hlap_export.budget import (
 from hlap_export.checkpoint import layout_of, read_layout
 from hlap_export.errors import BudgetError
 from hlap_export.pipeline import run
-from hlap_export.plan.pruning_plan import dense_plan, plan_of_alphas
+from hlap_export.plan.pruning_plan import dense_plan, linear_of, plan_of_alphas
 from hlap_export.prune import prune
 from hlap_export.recipe import Recipe
 from tests.plan.test_accounting import LLAMA_3_1_8B
@@ -46,6 +46,14 @@ def test_pruning_writes_what_the_plan_leaves() -> None:
     nothing = prune_needs(DENSE, dense_plan(LAYOUT))
     assert nothing.disk_bytes == 16_060_522_496
     assert nothing.disk_bytes - skipped.disk_bytes == 2 * (2 * 4096 * 4096 + 2 * 4096 * 1024)
+
+
+def test_pruning_holds_one_fitted_weight_at_a_time() -> None:
+    plan = dense_plan(LAYOUT)
+    last = linear_of("full", LAYOUT), linear_of("output", LAYOUT)
+    fitted = prune_needs(DENSE, plan.model_copy(update={"attention": (*plan.attention[:-2], *last)}))
+    # [4096, 4096] in float32, and in bfloat16.
+    assert fitted.memory_bytes - prune_needs(DENSE, plan).memory_bytes == 4096 * 4096 * (4 + 2)
 
 
 def test_streaming_steps_stay_below_three_gibibytes_whatever_the_size() -> None:
