@@ -247,10 +247,6 @@ def effective_recipe(
     return asked.model_copy(update={"model": name})
 
 
-def tensorrt_options(recipe: Recipe, engine: str, given: Mapping[str, int | None]) -> TensorRTOptions | None:
-    """What an engine is built for: the recipe's section, and what the command line gives.
-
-    Returns:
 def _with_engine(recipe: Recipe, engine: EngineName) -> Recipe:
     """The recipe for another engine, whose defaults may differ."""
     given = {name: getattr(recipe, name) for name in recipe.model_fields_set}
@@ -265,6 +261,10 @@ def _with_engine(recipe: Recipe, engine: EngineName) -> Recipe:
         ) from error
 
 
+def tensorrt_options(recipe: Recipe, engine: str, given: Mapping[str, int | None]) -> TensorRTOptions | None:
+    """What an engine is built for: the recipe's section, and what the command line gives.
+
+    Returns:
         None for an engine that takes any size.
 
     Raises:
