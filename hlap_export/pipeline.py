@@ -102,7 +102,7 @@ def run(
     graphs = {name: _export(stages, name, checkpoint, asked.export) for name, checkpoint in checkpoints.items()}
     engines = {name: _build(stages, name, graph, asked) for name, graph in graphs.items()}
     running = engines if elsewhere is None else _stand_ins(stages, checkpoints, graphs, elsewhere)
-    verified = _verify(stages, running, pruned, asked.verify, dense if trust_remote_code else None, max_memory)
+    verified = _verify(stages, running, checkpoints, asked.verify, trust_remote_code, max_memory)
     timed = _bench(stages, engines, asked.bench) if elsewhere is None else None
 
     folders = Folders(
@@ -230,29 +230,35 @@ def _require_evaluation_text(dense: Path, asked: VerifySection, trust_remote_cod
 def _verify(
     stages: StageRunner,
     engines: dict[str, Path],
-    pruned: Path,
+    checkpoints: dict[str, Path],
     asked: VerifySection,
-    trusted: Path | None,
+    trust_remote_code: bool,
     max_memory: int | None,
 ) -> VerifyReport:
-    """Verify the pruned engine; `trusted` is the model folder where its own tokenizer code may run."""
+    """Verify the pruned engine, and the pruned checkpoint against the dense one."""
     text = asked.text or reference_model.evaluation_text()
     options = VerifyOptions(
         windows=asked.windows,
         window_length=asked.window_length,
         decode_steps=asked.decode_steps,
         context_length=asked.context_length,
-        tokenizer=trusted,
-        trust_remote_code=trusted is not None,
+        dense=checkpoints["dense"],
+        tokenizer=checkpoints["dense"] if trust_remote_code else None,
+        trust_remote_code=trust_remote_code,
         max_memory=max_memory,
     )
     return stages.document(
         "verify.json",
         VerifyReport,
         make=lambda step: verify(
-            engines["pruned"], pruned, text=text, baseline=engines["dense"], options=options, on_progress=step
+            engines["pruned"],
+            checkpoints["pruned"],
+            text=text,
+            baseline=engines["dense"],
+            options=options,
+            on_progress=step,
         ),
-        inputs={**engines, "checkpoint": pruned, "text": text},
+        inputs={**engines, "checkpoint": checkpoints["pruned"], "model": checkpoints["dense"], "text": text},
         parameters=asked.model_dump(mode="json", exclude={"text"}),
     )
 

@@ -91,7 +91,7 @@ FLAGS = {
     "export": {"--out", "--flavour", "--dtype", "--block-size", "--max-memory"},
     "lint": {"--target", "--shapes"},
     "build": {"--out", "--engine", "--recipe", "--capacity", "--max-batch", "--max-prompt"},
-    "verify": {"--reference", "--baseline", "--text", "--bisect", "--recipe"},
+    "verify": {"--reference", "--baseline", "--dense", "--text", "--bisect", "--recipe"},
     "bench": {"--baseline", "--prompt-length", "--context-length", "--batch", "--recipe"},
     "compare": {"--out"},
     "gate": {"--baseline", "--candidate", "--rules", "--junit", "--accept"},

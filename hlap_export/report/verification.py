@@ -85,6 +85,10 @@ def _notes(report: VerifyReport) -> list[str]:
     ]
     if measured := report.perplexity:
         notes.append(f"perplexity of {text}, {measured.num_windows} windows of {measured.window_length} tokens")
+    if report.folds is not None:
+        notes.append(
+            f"{len(report.folds.layers)} layers of the checkpoint compared with {report.folds.dense}, unfolded"
+        )
     if report.reference_streamed_layers:
         notes.append(f"{report.reference_streamed_layers} layers of the reference were loaded one at a time")
     return notes

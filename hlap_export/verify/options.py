@@ -28,6 +28,7 @@ class VerifyOptions:
         context_length: tokens of a long row whose end is checked, fewer where the model or the engine ends before;
             None for `LONGEST_CONTEXT`.
         bisect: whether each layer's own error is measured even if every check passes.
+        dense: the dense checkpoint, if the reference was pruned from it: its folded layers are checked against that.
         threads: CPU threads of the engines; None takes every usable core.
         seed: of the random ids, where there is no text or no tokenizer.
         tokenizer: folder whose tokenizer reads the text; None takes the engine's own.
@@ -42,6 +43,7 @@ class VerifyOptions:
     decode_steps: int = 128
     context_length: int | None = None
     bisect: bool = False
+    dense: Path | None = None
     threads: int | None = None
     seed: int = 0
     tokenizer: Path | None = None

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from hlap_export.errors import CheckFailed
 from hlap_export.verify.advice import advice, fault_in_words
 
+FOLDS = "folded layers"
+"""The check of the checkpoint itself; all others are of the engine."""
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -98,6 +101,17 @@ class Fault(_Record):
     """Every part, in the order of computation."""
 
 
+class Folds(_Record):
+    """How the pruned checkpoint's layers compare with the dense ones that do what the plan says, unfolded."""
+
+    dense: str
+    dtype: str
+    """Of the pruned checkpoint's weights, which were rounded to it after they were folded."""
+    bound: float
+    layers: tuple[PartError, ...]
+    """Those that weren't fitted, which have no dense counterpart."""
+
+
 class TokenSource(_Record):
     """Where the tokens came from: the evaluation text, or a seeded generator when there is no text or tokenizer."""
 
@@ -170,6 +184,8 @@ class VerifyReport(_Record):
     greedy: Greedy
     fault: Fault | None
     """After a failed check, where the engine can be looked into; also without one if it was asked for."""
+    folds: Folds | None
+    """Where the dense checkpoint was given."""
     perplexity: Perplexity | None
     passed: bool
     seconds: float
@@ -192,6 +208,8 @@ class VerifyReport(_Record):
         if not failed:
             return
         worst = failed[0]
+        if worst.name == FOLDS and self.folds is not None:
+            raise _fold_failed(self.reference, self.folds)
         place = worst.location
         where = f" at batch row {place.batch_row}, position {place.position}, token {place.token}" if place else ""
         fault = f", {fault_in_words(self.fault)}" if self.fault else ""
@@ -202,3 +220,14 @@ class VerifyReport(_Record):
             found=f"{worst.value:.3g}{where}{fault}{others}",
             fix=advice({check.name for check in self.checks if check.passed}, self.fault),
         )
+
+
+def _fold_failed(reference: str, folds: Folds) -> CheckFailed:
+    """The error for a checkpoint that isn't what its plan makes of the dense one: names the first wrong layer."""
+    beyond = [layer for layer in folds.layers if layer.error_ratio > folds.bound]
+    return CheckFailed(
+        where=f"{reference} against {folds.dense} under its plan, {beyond[0].name}",
+        expected=f"the dense layer, masked and scaled, within {folds.bound:g} of its size ({folds.dtype})",
+        found=f"{beyond[0].error_ratio:.1e}" + (f"; also {len(beyond) - 1} other layers" if beyond[1:] else ""),
+        fix="prune again with that plan; if nearly all layers differ, pass the dense model that it was made from",
+    )

@@ -18,10 +18,11 @@ from hlap_export.integrity import verify_manifest
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.texts import TokenText, has_tokenizer, read_tokens, require_window_length, spread_windows
 from hlap_export.verify.fault import find_fault
+from hlap_export.verify.folds import check_folds, fold_checks
 from hlap_export.verify.options import Lengths, VerifyOptions, fit_lengths
 from hlap_export.verify.parity import DECODE, Parity, check_parity
 from hlap_export.verify.perplexity import compare_losses, window_losses
-from hlap_export.verify.report import Fault, Perplexity, TokenSource, VerifyReport
+from hlap_export.verify.report import Fault, Folds, Perplexity, TokenSource, VerifyReport
 from hlap_export.verify.sequences import Sequences, random_ids, sequences_of
 from hlap_export.verify.tolerances import tolerance_for
 
@@ -44,9 +45,8 @@ def verify(
 
     Args:
         candidate: engine folder.
-        reference: checkpoint folder, computed in float32 torch.
-        text: evaluation text. Without it, or without a tokenizer in the engine's folder, parity uses random ids and
-            there is no perplexity; the report says so.
+        reference: checkpoint folder, for float32 torch.
+        text: for evaluation. Without it, or without a tokenizer in the engine's folder, ids are random, which is told.
         baseline: engine folder of the dense model, for its perplexity on the same windows.
         options: how much is checked; None for the defaults.
         on_progress: called with (steps done, steps in all).
@@ -62,8 +62,7 @@ def verify(
     manifest = require_intact(candidate)
     baseline_digest = require_intact(baseline).digest if baseline else None
     material = _prepare(manifest, candidate, reference, text, options)
-    num_windows = 0 if material.windows is None else len(material.windows)
-    steps = Steps(1 + num_windows * (2 if baseline else 1), on_progress)
+    steps = Steps(1 + material.num_windows * (2 if baseline else 1), on_progress)
     outcome = _run_engines(candidate, baseline, material, options, steps)
     return VerifyReport(
         candidate=str(candidate),
@@ -79,12 +78,13 @@ def verify(
         threads=outcome.threads,
         tokens=_token_source(text, material.tokens, options.seed),
         **material.lengths.as_fields(),
-        checks=outcome.parity.checks,
+        checks=(checks := (*outcome.parity.checks, *fold_checks(material.folds))),
         agreement=outcome.parity.agreement,
         greedy=outcome.parity.greedy,
         fault=_fault(candidate, reference, outcome, material.sequences, options),
         perplexity=outcome.perplexity,
-        passed=all(check.passed for check in outcome.parity.checks),
+        folds=material.folds,
+        passed=all(check.passed for check in checks),
         seconds=round(time.perf_counter() - started, 3),
         machine=machine_facts(),
         versions=package_versions(),
@@ -100,12 +100,18 @@ class _Material:
         tokens: of the text; None where ids are random.
         windows: of the text, for the perplexity.
         sequences: with the reference's logits.
+        folds: the reference's folded layers against the dense checkpoint, where there is one.
     """
 
     lengths: Lengths
     tokens: TokenText | None
     windows: Ids | None
     sequences: Sequences
+    folds: Folds | None
+
+    @property
+    def num_windows(self) -> int:
+        return 0 if self.windows is None else len(self.windows)
 
 
 def _prepare(
@@ -126,6 +132,7 @@ def _prepare(
         tokens=tokens,
         windows=windows,
         sequences=sequences_of(ids, reference, lengths, options),
+        folds=options.dense and check_folds(reference, options.dense, ids, max_memory=options.max_memory),
     )
 
 

@@ -19,6 +19,9 @@ def verify(
     *,
     reference: Annotated[Path, typer.Option(help="The checkpoint that it was made from.", show_default=False)],
     baseline: Annotated[Path | None, typer.Option(help="The dense engine, to compare perplexity with.")] = None,
+    dense: Annotated[
+        Path | None, typer.Option(help="The dense checkpoint: check the folded weights, layer by layer.")
+    ] = None,
     text: Text = None,
     bisect: Annotated[
         bool, typer.Option("--bisect", help="Measure each layer's own error even if no check failed.")
@@ -38,6 +41,7 @@ def verify(
         decode_steps=section.decode_steps,
         context_length=section.context_length,
         bisect=bisect,
+        dense=dense,
     )
     models, budget = (model_at(reference), model_at(candidate, kind="engine")), terminal.budget()
     size = {"windows": options.windows, "window_length": options.window_length}
