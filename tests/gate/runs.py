@@ -137,6 +137,7 @@ def verify_report(losses: np.ndarray[Any, Any], dense: np.ndarray[Any, Any], **c
         "agreement": (),
         "greedy": {"agreement": 1.0, "num_tokens": 400, "first_divergence": None, "steps_agreed": 128},
         "fault": None,
+        "folds": None,
         "perplexity": compare_losses(losses, dense, window_length=256),
         "passed": True,
         "seconds": 9.0,
