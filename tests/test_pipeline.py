@@ -18,13 +18,16 @@ from safetensors import safe_open
 
 from hlap_export import reference_model
 from hlap_export.artifacts import file_records, folder_digest
+from hlap_export.checkpoint import read_layout
 from hlap_export.errors import BackendMissing, CheckpointError, OutputError, PlanError, TextError
 from hlap_export.inspection import inspect
 from hlap_export.pipeline import run
 from hlap_export.plan import load_plan
+from hlap_export.plan.side_file import side_file_of
 from hlap_export.progress import Progress
 from hlap_export.recipe import PlanSection, Recipe, VerifySection, dump_recipe, load_recipe
 from hlap_export.report.summary import Summary
+from tests.plans import save_tiny_fitted, tiny_plan
 from tests.tiny import save_tiny
 from tests.tiny_run import TINY_RECIPE, FinishedRun
 
@@ -142,6 +145,29 @@ def test_a_plan_with_fewer_heads_and_a_layer_set_that_is_no_suffix_runs_through(
         ("skip", 0, 0),
     ]
     assert inspect(tmp_path / "out/engine/pruned").facts["kv_bytes_per_token"] == (2 + 1) * 2 * 16 * 4
+
+
+def test_a_fitted_plan_runs_through_and_a_resumed_run_brings_lost_weights_back(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    layout, path = read_layout(finished.model), tmp_path / "by hand.json"
+    plan = save_tiny_fitted(tiny_plan("linear", layout), layout, side_file_of(path))
+    plan.save(path)
+    recipe = TINY_RECIPE.model_copy(update={"plan": PlanSection(file=path)})
+    copied = replace(finished, out=tmp_path / "out", summary=run(finished.model, tmp_path / "out", recipe=recipe))
+    assert copied.summary.passed
+    assert [(row.attention, row.mlp) for row in copied.summary.layers] == [
+        ("full", "keep"),
+        *[("linear", "keep")] * 2,
+        ("linear", "skip"),
+    ]
+    weights = copied.out / "plan.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    said = resumed(copied, recipe)
+    assert "plan.json: made again because its fitted weights are gone" in said
+    assert made_again(said) == {"plan"}
+    assert weights.read_bytes() == before
 
 
 def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(finished: FinishedRun, tmp_path: Path) -> None:
