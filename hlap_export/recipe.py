@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 from hlap_export.engines.trt.options import Compatibility, TensorRTOptions
 from hlap_export.errors import RecipeError
 from hlap_export.plan.layer_plan import LinearForm
-from hlap_export.plan.options import ChooseBy, MethodName, MethodOptions
+from hlap_export.plan.options import ChooseBy, Measure, MethodName, MethodOptions
 from hlap_export.plan.targets import Targets
 from hlap_export.strict_yaml import Section, parse_yaml
 
@@ -56,6 +56,8 @@ class PlanSection(Section):
     """Prune until the KV cache is at most this share of the dense model's."""
     max_weight_bytes: Count | None = None
     """Prune until the weights, as wide as the checkpoint stores them, take no more."""
+    measure: bool = False
+    """Measure the latency of every step's engine instead of counting it: minutes for each."""
     choose_by: ChooseBy = "greedy"
     """How `choose-fit` chooses: `greedy` by the loss beside what has gone before; `loss` by that of each layer alone;
     `unexplained` by what a linear map leaves of the attention; `cosine` by how little attention turns the stream."""
@@ -73,15 +75,17 @@ class PlanSection(Section):
     window_length: Count = 256
     """Tokens in one calibration window."""
 
-    def method_options(self, weights: Path) -> MethodOptions:
-        """What the methods are asked for; `weights` is the file for what they fit."""
+    def method_options(self, weights: Path, measure: Measure | None = None) -> MethodOptions:
+        """What the methods are asked for; `weights` is the file for what they fit, `measure` times plans' engines."""
         targets = Targets(
             max_perplexity_increase=self.max_perplexity_increase,
             latency_ratio=self.target_latency_ratio,
             kv_ratio=self.target_kv_ratio,
             max_weight_bytes=self.max_weight_bytes,
         )
-        return MethodOptions(targets=targets, choose_by=self.choose_by, form=self.form, rank=self.rank, weights=weights)
+        return MethodOptions(
+            targets=targets, choose_by=self.choose_by, form=self.form, rank=self.rank, weights=weights, measure=measure
+        )
 
     @model_validator(mode="after")
     def _one_way_to_decide(self) -> PlanSection:

@@ -37,6 +37,9 @@ LatencyRatio = Annotated[
     float | None, typer.Option(help="Prune until prefill and decode take this share of the dense model's time.")
 ]
 KvRatio = Annotated[float | None, typer.Option(help="Prune until the KV cache is this share of the dense model's.")]
+Measured = Annotated[
+    bool | None, typer.Option("--measure", help="Time every step's engine instead of counting its cost; takes minutes.")
+]
 MaxWeights = Annotated[str | None, typer.Option(metavar="SIZE", help="Prune until the weights fit, such as 12GiB.")]
 
 
@@ -50,6 +53,7 @@ def plan(
     target_latency_ratio: LatencyRatio = None,
     target_kv_ratio: KvRatio = None,
     max_weights: MaxWeights = None,
+    measure: Measured = None,
     choose_by: ChooseLayersBy = None,
     alpha: Alphas = None,
     text: Text = None,
@@ -63,6 +67,7 @@ def plan(
     from hlap_export.checkpoint import read_layout
     from hlap_export.hub import resolve_model
     from hlap_export.inspection import inspect_plan
+    from hlap_export.measuring import measuring
 
     asked, budget = effective_recipe(recipe, model), terminal.budget(max_memory)
     section = _overridden(
@@ -73,6 +78,7 @@ def plan(
         target_latency_ratio=target_latency_ratio,
         target_kv_ratio=target_kv_ratio,
         max_weight_bytes=None if max_weights is None else parse_size(max_weights, where="--max-weights"),
+        measure=measure,
         choose_by=choose_by,
         alphas=parse_alphas(alpha or []),
         text=text,
@@ -81,13 +87,13 @@ def plan(
     if section.method != "fixed":
         budget.allow(plan_needs(model_at(folder), section, room_bytes=budget.room_bytes), out)
     work = out.with_name(f".{out.name}.search")  # goes on there if it was killed
-    with terminal.progress().stage("plan") as step:
+    with terminal.progress().stage("plan") as step, measuring(folder, asked, wanted=section.measure) as meter:
         made = hlap_export.plan(
             folder,
             method=section.method,
             num_layers=section.num_layers,
             alphas=section.alphas,
-            options=section.method_options(side_file_of(out)),
+            options=section.method_options(side_file_of(out), meter),
             calibration=_calibration(section, work, trust_remote_code, budget.max_memory),
             on_progress=step,
         )

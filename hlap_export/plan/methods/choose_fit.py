@@ -1,4 +1,7 @@
-"""Replace attention by fitted linear maps in the layers where that costs least."""
+"""Replace attention by fitted linear maps in the layers where that costs least.
+
+The attention that stays above them has its output projection fitted anew, which costs nothing at inference.
+"""
 
 from hlap_export.plan.layer_plan import Linear
 from hlap_export.plan.methods.base import Order, Stepwise, replace_by

@@ -53,8 +53,8 @@ def _group_scores(bench: Workbench) -> list[tuple[int, int, float]]:
             for rows in search.windows.batches():
                 h_NTD = search.states.read(index, rows).to(layer.device)
                 sums.append(_sums_of_batch(bench, layer, h_NTD))
-        scores = (torch.stack(sums).sum(0) / search.windows.targets.numel()).tolist()
-        found += [(index, group, score) for group, score in enumerate(scores)]
+        scores = torch.stack(sums).sum(0) / search.windows.targets.numel()
+        found += [(index, group, score.item()) for group, score in enumerate(scores)]
     return found
 
 
@@ -83,4 +83,4 @@ def _sums_of_batch(bench: Workbench, layer: LoadedLayer, h_NTD: torch.Tensor) ->
 
 
 def _norm(x_NTD: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(x_NTD, dim=-1)
+    return x_NTD.square().sum(dim=-1).sqrt()
