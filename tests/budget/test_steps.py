@@ -154,3 +154,14 @@ def test_a_run_that_has_not_the_memory_stops_before_it_leaves_anything(tmp_path:
     with pytest.raises(BudgetError, match="as --max-memory says"):
         run(model, tmp_path / "out", recipe=TINY_RECIPE, max_memory=2**20)
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_are_timed_together_each_have_a_cache_and_take_their_time() -> None:
+    graph = Model(layout=LAYOUT, dtype="float32")
+    lengths = {"prompt_lengths": (64,), "context_lengths": (1024,)}
+    one, both = (bench_needs(graph, graph, **lengths, batches=batches) for batches in ((1,), (1, 8)))
+    # Two engines, each with its cache and the one that a step writes: 7 more rows of 1,024 tokens of 256 KiB.
+    caches = 2 * 2 * 7 * 1024 * 256 * 2**10
+    assert caches <= both.memory_bytes - one.memory_bytes <= 1.2 * caches
+    multiplications = [sum(work.amount for work in needs.work if work.kind == "multiply") for needs in (one, both)]
+    assert multiplications[1] == 9 * multiplications[0]
