@@ -29,6 +29,7 @@ from hlap_export.export import export
 from hlap_export.export.flavours import require_available
 from hlap_export.gate.collect import read_results
 from hlap_export.hub import model_name, resolve_model
+from hlap_export.measuring import measuring
 from hlap_export.plan import CalibrationOptions, PruningPlan, load_plan, plan
 from hlap_export.plan.pruning_plan import validate_plan
 from hlap_export.plan.side_file import copy_side_file, side_file_damage, side_file_of
@@ -38,7 +39,6 @@ from hlap_export.recipe import (
     BenchSection,
     EngineName,
     ExportSection,
-    PlanSection,
     Recipe,
     VerifySection,
     dump_recipe,
@@ -95,7 +95,7 @@ def run(
     budget = Budget(max_memory=max_memory, tell=progress.note)
     budget.allow_all(run_needs(model_at(dense), asked, room_bytes=budget.room_bytes), out)
 
-    planned = _plan(stages, dense, asked.plan, trust_remote_code, max_memory)
+    planned = _plan(stages, dense, asked, trust_remote_code, max_memory)
     write_text_whole(out / "recipe.yaml", dump_recipe(asked))
     pruned = _prune(stages, dense, planned)
     checkpoints = {"dense": dense, "pruned": pruned}
@@ -127,8 +127,9 @@ def _write(summary: Summary, out: Path) -> None:
 
 
 def _plan(
-    stages: StageRunner, dense: Path, asked: PlanSection, trust_remote_code: bool, max_memory: int | None
+    stages: StageRunner, dense: Path, whole: Recipe, trust_remote_code: bool, max_memory: int | None
 ) -> PruningPlan:
+    asked = whole.plan
     calibration = CalibrationOptions(
         text=asked.text or reference_model.calibration_text(),
         windows=asked.windows,
@@ -146,15 +147,16 @@ def _plan(
             validate_plan(given, read_layout(dense))
             copy_side_file(side_file_of(asked.file), given, fitted)
             return given
-        return plan(
-            dense,
-            method=asked.method,
-            num_layers=asked.num_layers,
-            alphas=asked.alphas,
-            options=asked.method_options(fitted),
-            calibration=calibration,
-            on_progress=step,
-        )
+        with measuring(dense, whole, wanted=asked.measure) as meter:
+            return plan(
+                dense,
+                method=asked.method,
+                num_layers=asked.num_layers,
+                alphas=asked.alphas,
+                options=asked.method_options(fitted, meter),
+                calibration=calibration,
+                on_progress=step,
+            )
 
     return stages.document(
         PLAN_FILE,
