@@ -56,9 +56,9 @@ def target_gpus(library: Library, config: tensorrt.IBuilderConfig, compute_capab
         rtx_config.set_compute_capability(known[target], index)
 
 
-def execution_context(library: Library, plan: tensorrt.ICudaEngine) -> tensorrt.IExecutionContext:
-    """A context of a plan; TensorRT-RTX, which compiles kernels as they are needed, is told to record by itself."""
-    if library != TENSORRT_RTX:
+def execution_context(library: Library, plan: tensorrt.ICudaEngine, *, records: bool) -> tensorrt.IExecutionContext:
+    """A context of a plan; TensorRT-RTX, which compiles kernels as they are needed, `records` steps by itself."""
+    if library != TENSORRT_RTX or not records:
         return plan.create_execution_context()
     config = cast("tensorrt_rtx.IRuntimeConfig", plan.create_runtime_config())
     strategies = vars(library.load())["CudaGraphStrategy"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from hlap_export.artifacts import Manifest, read_manifest
 from hlap_export.engines.base import GRAPH, Floats, Ints, KVLayer, Session
 from hlap_export.engines.static_cache import WRITE_INDICES, Buffers, Limits, Logits, StaticCacheSession
 from hlap_export.engines.trt.gpu import DeviceTensor, Recording, Stream
-from hlap_export.engines.trt.library import Library, Log, open_log
+from hlap_export.engines.trt.library import TENSORRT, Library, Log, open_log
 from hlap_export.engines.trt.phases import PhaseName
 from hlap_export.engines.trt.rtx import execution_context
 from hlap_export.errors import ArtefactError
@@ -38,14 +38,14 @@ def open_plans(library: Library, engine: Path, files: dict[str, tuple[PhaseName,
         ArtefactError: the library can't load a plan on this GPU.
     """
     log, stream = open_log(library), Stream()
+    facts = _Facts.of(read_manifest(engine, kind="engine"), threads)
     plans = {name: _load(library, engine, name, log) for name in files}
     contexts: dict[PhaseName, tensorrt.IExecutionContext] = {
-        phase: _context(library, plans[name], profile, stream)
+        phase: _context(execution_context(library, plans[name], records=not facts.is_streamed), profile, stream)
         for name, phases in files.items()
         for profile, phase in enumerate(phases)
     }
-    manifest = read_manifest(engine, kind="engine")
-    return StaticCacheSession(PlanRunner(library, log, stream, contexts, facts=_Facts.of(manifest, threads)))
+    return StaticCacheSession(PlanRunner(library, log, stream, contexts, facts=facts))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +58,8 @@ class _Facts:
     provider: str
     threads: int
     limits: Limits
+    is_streamed: bool
+    """Whether weights come from memory while it runs: such work can't be recorded."""
 
     @classmethod
     def of(cls, manifest: Manifest, threads: int) -> _Facts:
@@ -74,6 +76,7 @@ class _Facts:
                 logits=sizes["max_logits"],
                 capacity=sizes["capacity"],
             ),
+            is_streamed=bool(sizes.get("weight_streaming")),
         )
 
 
@@ -114,7 +117,8 @@ class PlanRunner:
         self.provider, self.threads, self.limits = facts.provider, facts.threads, facts.limits
         self._log = log  # the library's objects must not outlive its logger
         self._stream, self._contexts = stream, contexts
-        self._records = not library.builds_without_gpu  # TensorRT-RTX records by itself
+        # TensorRT-RTX records by itself.
+        self._records = library == TENSORRT and not facts.is_streamed
         self._past_names = [
             f"past_key_values.{layer.index}.{part}" for layer in self.kv_layers for part in ("key", "value")
         ]
@@ -188,15 +192,16 @@ class PlanRunner:
 
 def _load(library: Library, engine: Path, name: str, log: Log) -> tensorrt.ICudaEngine:
     trt = library.load()
-    runtime = trt.Runtime(log.logger)
+    parameters, runtime = read_manifest(engine, kind="engine").parameters, trt.Runtime(log.logger)
+    # A plan for later versions brings code of its own, which this package built.
+    runtime.engine_host_code_allowed = bool(parameters.get("version_compatible"))
     # A stripped plan of another library version, or of another GPU, gives None and a message.
     plan = cast("tensorrt.ICudaEngine | None", runtime.deserialize_cuda_engine((engine / name).read_bytes()))
     if plan is None:
         raise _unloadable(library, engine / name, log)
-    manifest = read_manifest(engine, kind="engine")
-    if manifest.parameters.get("strip_weights"):
+    if parameters.get("strip_weights"):
         _fill_weights(library, plan, engine, log)
-    if manifest.parameters.get("weight_streaming"):
+    if parameters.get("weight_streaming"):
         plan.weight_streaming_budget_v2 = plan.get_weight_streaming_automatic_budget()
     return plan
 
@@ -210,8 +215,8 @@ def _fill_weights(library: Library, plan: tensorrt.ICudaEngine, engine: Path, lo
         raise _unloadable(library, engine / GRAPH, log)
 
 
-def _context(library: Library, plan: tensorrt.ICudaEngine, profile: int, stream: Stream) -> tensorrt.IExecutionContext:
-    context: Any = execution_context(library, plan)
+def _context(context: tensorrt.IExecutionContext, profile: int, stream: Stream) -> tensorrt.IExecutionContext:
+    """A context that has switched to a profile."""
     context.set_optimization_profile_async(profile, stream.handle)
     stream.wait()
     return context

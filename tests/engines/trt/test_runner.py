@@ -47,7 +47,7 @@ def on_a_fake_gpu(
         for phase in PHASES
     )
 
-    def next_context(*_: Any) -> FakeContext:
+    def next_context(*_: Any, records: bool) -> FakeContext:
         return next(contexts)
 
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)  # type: ignore[arg-type]
