@@ -140,7 +140,22 @@ def _(result: VerifyReport) -> RenderableType:
 
 @render.register
 def _(result: BenchReport) -> RenderableType:
-    return render_latency(latency_rows(result), size_rows(result))
+    notes = Text("\n".join(_doubts(result)), style="yellow")
+    return Group(
+        render_latency(latency_rows(result), size_rows(result)),
+        *([Padding(notes, (0, 1, 1, 2))] if notes.plain else []),
+    )
+
+
+def _doubts(result: BenchReport) -> list[str]:
+    """Why not to trust what was timed, and what wasn't timed as it was asked for."""
+    doubts = [f"the machine was busy: {reason}" for reason in result.conditions.disturbed]
+    if any(row.noisy for row in result.latency):
+        doubts.insert(0, "* repeats of this row spread widely: don't trust its last digit")
+    for length in result.adjusted_lengths:
+        used = "left out" if length.used is None else f"cut to {length.used} tokens"
+        doubts.append(f"{length.phase} of {length.asked} tokens {used}: {length.reason}")
+    return doubts
 
 
 @render.register

@@ -77,7 +77,7 @@ def _add_latency(table: Table, row: Latency) -> None:
         wording.of_row(row),
         wording.in_ms(row.dense.p50_ms),
         wording.in_ms(row.pruned.p50_ms),
-        f"×{row.speedup:.2f}",
+        wording.of_speedup(row),
         Line(f"{row.speedup_low:.2f} to {row.speedup_high:.2f}{' *' if row.noise else ''}", style="dim"),
     )
 

@@ -84,6 +84,12 @@ def in_times(speedup: float | None) -> str:
     return "–" if speedup is None else f"×{speedup:.2f}"
 
 
+def of_speedup(row: Latency | Extrapolated) -> str:
+    """How many times faster, with the digits that its interval leaves: "×1.29", "×1.3", "×2"."""
+    half = round((row.speedup_high - row.speedup_low) / 2, 6)
+    return f"×{row.speedup:.{2 if half <= 0.05 else 1 if half <= 0.5 else 0}f}"
+
+
 def of_interval(row: Latency | Extrapolated) -> str:
     """Where a speedup lies with 95 % confidence; a star where the row isn't to be trusted to its last digit."""
     return f"{row.speedup_low:.2f} to {row.speedup_high:.2f}{' *' if isinstance(row, Latency) and row.noise else ''}"

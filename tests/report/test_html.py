@@ -77,8 +77,8 @@ def test_the_page_holds_every_number_of_the_summary() -> None:
     text = words(html_report(full_summary()))
     for row in (
         "prefill of 256 tokens 32.10 ms 35.00 ms 36.00 ms 27.90 ms 29.00 ms 29.50 ms ×1.15 1.13 to 1.18 ×1.21",
-        "decode after 512 tokens, batch 4 1.31 ms 1.40 ms 1.90 ms 1.09 ms 1.20 ms 1.70 ms ×1.20 1.16 to 1.25 * ×1.16",
-        "decode after 4096 tokens, extrapolated 2.90 ms 2.10 ms ×1.38 1.30 to 1.47",
+        "4 × decode after 512 tokens 1.31 ms 1.40 ms 1.90 ms 1.09 ms 1.20 ms 1.70 ms ×1.20 1.16 to 1.25 * ×1.16",
+        "decode after 4096 tokens, extrapolated 2.90 ms 2.10 ms ×1.4 1.30 to 1.47",
         "clock 2450 MHz",
         "float32 matrix products 61.0 GFLOP/s",
         "taken by other processes 2.0 % of the processors' time",

@@ -50,3 +50,12 @@ def test_an_engine_of_rounded_weights_is_not_called_the_same_as_pytorch() -> Non
     assert "same as PyTorch in 3 of 3 checks" in wording.verdict(sample_summary())
     quantised = sample_summary().model_copy(update={"dtype": "int4"})
     assert "within the bounds of int4 in 3 of 3 checks" in wording.verdict(quantised)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "half", "words"),
+    [(1.294, 0.01, "×1.29"), (1.294, 0.05, "×1.29"), (1.294, 0.09, "×1.3"), (2.1, 0.9, "×2")],
+)
+def test_a_speedup_has_no_digit_that_its_interval_leaves_open(speedup: float, half: float, words: str) -> None:
+    changes = {"speedup": speedup, "speedup_low": speedup - half, "speedup_high": speedup + half}
+    assert wording.of_speedup(sample_summary().latency[0].model_copy(update=changes)) == words
