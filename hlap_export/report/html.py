@@ -73,7 +73,7 @@ def _speed_tile(row: Latency) -> Tile:
     where = f"{row.num_tokens} tokens" if row.phase == "prefill" else f"after {row.num_tokens} tokens"
     batch = "" if row.batch == 1 else f", batch {row.batch}"
     return Tile(
-        value=f"×{row.speedup:.2f}",
+        value=wording.of_speedup(row),
         name=f"{row.phase} speed, {where}{batch}",
         detail=f"{row.speedup_low:.2f} to {row.speedup_high:.2f}{', noisy' if row.noise else ''}",
     )

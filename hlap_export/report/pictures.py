@@ -190,6 +190,7 @@ def speedup_figure(summary: Summary) -> Figure:
         Interval(
             name=wording.of_step_briefly(row.phase, row.num_tokens, row.batch),
             value=row.speedup,
+            said=wording.of_speedup(row),
             low=row.speedup_low,
             high=row.speedup_high,
             is_noisy=row.noise is not None,

@@ -91,6 +91,7 @@ def _add_perplexity(table: Table, perplexity: Perplexity) -> None:
         f"{perplexity.dense:.2f}",
         Line(f"{perplexity.pruned:.2f}", style="bold"),
         change(perplexity.pruned),
+        Line(wording.of_increase(perplexity), style="dim"),
     )
     for name, value in (
         ("  every alpha 1", perplexity.all_ones),

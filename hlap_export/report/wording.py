@@ -63,9 +63,9 @@ def in_tokens(count: float) -> str:
 
 
 def of_step(phase: Phase, num_tokens: int, batch: int) -> str:
-    """A step: "prefill of 64 tokens", "decode after 2048 tokens, batch 4"."""
-    step = f"{phase} {'of' if phase == 'prefill' else 'after'} {num_tokens} tokens"
-    return step if batch == 1 else f"{step}, batch {batch}"
+    """A step: "prefill of 64 tokens", and with four rows at once "4 × prefill of 64"."""
+    step = f"{phase} {'of' if phase == 'prefill' else 'after'} {num_tokens}"
+    return f"{step} tokens" if batch == 1 else f"{batch} × {step}"
 
 
 def of_row(row: Latency | Extrapolated) -> str:
@@ -188,7 +188,7 @@ def of_increase(row: Perplexity) -> str:
     """The interval of a perplexity's change; nothing where it wasn't estimated."""
     if row.increase_ratio_low is None or row.increase_ratio_high is None:
         return ""
-    return f"{percent(row.increase_ratio_low)} to {percent(row.increase_ratio_high)}"
+    return f"{percent(row.increase_ratio_low).removesuffix(' %')} to {percent(row.increase_ratio_high)}"
 
 
 def picture_key(layers: tuple[LayerRow, ...]) -> list[tuple[str, str]]:

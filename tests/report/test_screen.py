@@ -7,7 +7,7 @@ from rich.console import Console
 
 from hlap_export.report.screen import render_summary
 from hlap_export.report.summary import Summary
-from tests.report.sample import sample_summary
+from tests.report.sample import full_summary, sample_summary
 
 
 def drawn(summary: Summary, width: int = 100) -> str:
@@ -37,6 +37,12 @@ def test_the_table_shows_dense_pruned_and_change_of_each_thing() -> None:
     assert cells(text, "decode after 512 tokens") == ["1.31 ms", "1.09 ms", "×1.20", "1.16 to 1.25 *"]
 
 
+def test_intervals_stand_beside_perplexities_and_batches_beside_lengths() -> None:
+    text = drawn(full_summary())
+    assert cells(text, "perplexity (held-out)") == ["13.60", "14.11", "+3.8 %", "+2.0 to +5.5 %"]
+    assert cells(text, "4 × decode after 512") == ["1.31 ms", "1.09 ms", "×1.20", "1.16 to 1.25 *"]
+
+
 def test_the_layers_are_a_strip_and_each_change_is_named() -> None:
     text = drawn(sample_summary())
     assert "●●●●●●●●●◍◐○" in text
@@ -62,6 +68,6 @@ def test_rows_that_spread_widely_are_marked() -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_nothing_is_cut_off(width: int) -> None:
-    text = drawn(sample_summary(), width)
+    text = drawn(full_summary(), width)
     assert "…" not in text
     assert max(len(line) for line in text.splitlines()) <= width

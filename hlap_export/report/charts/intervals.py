@@ -17,10 +17,11 @@ VALUE = 40.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """One row: its value, where that lies with 95 % confidence, and whether to trust it to its last digit."""
+    """One row: its value and how it is said, where it lies with 95 % confidence, and whether it is to be trusted."""
 
     name: str
     value: float
+    said: str
     low: float
     high: float
     is_noisy: bool
@@ -51,8 +52,8 @@ def _row(row: Interval, across: Scale, y: float) -> str:
         (
             words(row.name, across.start - 10, y + 4, text_anchor="end"),
             element("line", x1=across(row.low), x2=across(row.high), y1=y, y2=y, class_="spread pruned"),
-            element("circle", hint(f"×{row.value:.3f}, {numbers}"), cx=across(row.value), cy=y, r=4.2, class_=style),
-            words(f"×{row.value:.2f}", across.end + 12 + VALUE, y + 4, class_="number", text_anchor="end"),
+            element("circle", hint(f"{row.said}, {numbers}"), cx=across(row.value), cy=y, r=4.2, class_=style),
+            words(row.said, across.end + 12 + VALUE, y + 4, class_="number", text_anchor="end"),
             words(numbers, across.end + 22 + VALUE, y + 4, class_="tick"),
         )
     )
