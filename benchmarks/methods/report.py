@@ -32,7 +32,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True)
     labels = ("num_removed", "prefill_ratio", "decode_ratio")
     for axis, key in zip(axes, labels, strict=True):
-        for (name, points), colour in zip(first.items(), COLOURS, strict=True):
+        for (name, points), colour in zip(first.items(), COLOURS, strict=False):
             gaps = [point["held_out"][text] for point in points]
             at = [point[key] for point in points]
             axis.plot(at, [gap["gap_nats"] for gap in gaps], marker=".", color=colour, label=name)
