@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## Run the whole pipeline on the reference model, into demo/
-	@$(BIN)/hlap-export run --out demo --resume
+	@$(BIN)/hlap-export run --out demo --resume --bundle ort-genai
 
 demo-rtx: $(STAMP)  ## The same with TensorRT-RTX's compiler, which needs no GPU, into demo-rtx/
 	@$(BIN)/hlap-export run --engine tensorrt-rtx --out demo-rtx --resume

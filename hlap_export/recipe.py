@@ -30,6 +30,7 @@ Flavour = Literal["portable", "ort", "trt"]
 DType = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 BlockSize = Literal[16, 32, 64, 128, 256]
 EngineName = Literal["onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
+BundleTarget = Literal["ort-genai"]
 TAKE_FLAVOUR_TRT = ("tensorrt", "tensorrt-rtx")
 
 Ratio = Annotated[float, Field(gt=0)]
@@ -188,11 +189,19 @@ class Recipe(Section):
     tensorrt: TensorRTSection = TensorRTSection()
     verify: VerifySection = VerifySection()
     bench: BenchSection = BenchSection()
+    bundle: BundleTarget | None = None
+    """The serving stack that gets a folder of its own, once the engine is verified; left out, none."""
 
     @property
     def tensorrt_options(self) -> TensorRTOptions | None:
         """What the engine is built for; None for engines that take any size."""
         return self.tensorrt.options() if self.engine in TAKE_FLAVOUR_TRT else None
+
+    @model_validator(mode="after")
+    def _bundle_suits_the_engine(self) -> Recipe:
+        if self.bundle and self.engine != "onnxruntime":
+            raise ValueError(f"engine onnxruntime, which {self.bundle} runs, or no bundle")
+        return self
 
     @model_validator(mode="after")
     def _graph_suits_the_engine(self) -> Recipe:
@@ -238,12 +247,16 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def effective_recipe(
-    recipe: Recipe | Path | None, model: str | Path | None, engine: EngineName | None = None
+    recipe: Recipe | Path | None,
+    model: str | Path | None,
+    engine: EngineName | None = None,
+    bundle: BundleTarget | None = None,
 ) -> Recipe:
-    """What a run is asked for: the recipe, or the file that holds it, with MODEL and --engine put in where given."""
+    """What a run is asked for: the recipe, or the file that holds it, with what the command line says put in."""
     asked = Recipe() if recipe is None else recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    if engine is not None and engine != asked.engine:
-        asked = _with_engine(asked, engine)
+    engine, bundle = engine or asked.engine, bundle or asked.bundle
+    if (engine, bundle) != (asked.engine, asked.bundle):
+        asked = _with(asked, engine, bundle)
     if model is None:
         return asked
     # A folder is saved absolute, so that the recipe in the run's folder means the same from anywhere.
@@ -251,16 +264,16 @@ def effective_recipe(
     return asked.model_copy(update={"model": name})
 
 
-def _with_engine(recipe: Recipe, engine: EngineName) -> Recipe:
-    """The recipe for another engine, whose defaults may differ."""
+def _with(recipe: Recipe, engine: EngineName, bundle: BundleTarget | None) -> Recipe:
+    """The recipe for another engine, whose defaults may differ, or with a bundle."""
     given = {name: getattr(recipe, name) for name in recipe.model_fields_set}
     try:
-        return Recipe.model_validate({**given, "engine": engine})
+        return Recipe.model_validate({**given, "engine": engine, "bundle": bundle})
     except ValidationError as error:
         raise RecipeError(
-            where=f"--engine {engine}",
+            where=f"--engine {engine}" + (f" --bundle {bundle}" if bundle else ""),
             expected=str(error.errors()[0]["msg"]).removeprefix("Value error, "),
-            found=f"export.flavour {recipe.export.flavour} in the recipe",
+            found=f"flavour {recipe.export.flavour} and engine {engine}",
             fix="leave the flavour out of the recipe, or take the engine that it is for",
         ) from error
 

@@ -62,6 +62,7 @@ ORDER = (
     "stages",
     "inspection",
     "doctor",
+    "run_stages",
     "pipeline",
     "terminal",
     "cli",
@@ -72,7 +73,7 @@ ENGINE_LIBRARIES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 USES_AN_ENGINE_LIBRARY = "passes/blockwise.py"
 
 FLAGS = {
-    "run": {"--out", "--recipe", "--resume", "--trust-remote-code", "--max-memory", "--engine"},
+    "run": {"--out", "--recipe", "--resume", "--trust-remote-code", "--max-memory", "--engine", "--bundle"},
     "plan": {
         "--out",
         "--method",

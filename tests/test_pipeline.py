@@ -17,7 +17,7 @@ from rich.console import Console
 from safetensors import safe_open
 
 from hlap_export import reference_model
-from hlap_export.artifacts import file_records, folder_digest
+from hlap_export.artifacts import file_records, folder_digest, read_manifest
 from hlap_export.checkpoint import read_layout
 from hlap_export.errors import BackendMissing, CheckpointError, OutputError, PlanError, TextError
 from hlap_export.inspection import inspect
@@ -70,6 +70,17 @@ def test_every_output_is_named_by_its_digest_and_leads_back_to_the_model_and_the
     texts = (reference_model.calibration_text(), reference_model.evaluation_text())
     assert from_outside == {folder_digest(finished.model), *(sha256(text.read_bytes()).hexdigest() for text in texts)}
     assert origins["plan.json"].digest in origins["checkpoint"].made_from.values()
+
+
+def test_a_verified_engine_is_bundled_for_the_stack_that_is_asked_for(
+    copied: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime_genai", None)  # where it is installed, it tries the tiny tokenizer
+    said = resumed(copied, TINY_RECIPE.model_copy(update={"bundle": "ort-genai"}))
+    assert made_again(said) == {"bundle"}
+    facts = read_manifest(copied.out / "bundle", kind="bundle").inputs
+    assert facts == {"engine": folder_digest(copied.out / "engine/pruned")}
+    assert (copied.out / "bundle" / "genai_config.json").is_file()
 
 
 def test_a_run_leaves_the_documented_files(finished: FinishedRun) -> None:

@@ -115,3 +115,18 @@ def build_needs(model: Model) -> Needs:
         ),
         advice="export with --dtype int4 or int8, or build on a machine with more memory",
     )
+
+
+def bundle_needs(model: Model) -> Needs:
+    """Bundle: the engine's files are copied, and tried where the serving stack is installed."""
+    weights = stored_bytes(model)
+    return Needs(
+        step="bundle",
+        memory=(BUILDING, *loaded_weights(model, "weights")),
+        disk=(Term(num_bytes=weights, why=f"weights in {model.dtype}"),),
+        work=(
+            Work(kind="read", amount=2 * weights, why=f"read {in_bytes(weights)} twice"),
+            Work(kind="write", amount=weights, why=f"write {in_bytes(weights)}"),
+        ),
+        advice="bundle on a machine with more memory",
+    )

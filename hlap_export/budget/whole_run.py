@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hlap_export.budget.files import build_needs, export_needs, prune_needs
+from hlap_export.budget.files import build_needs, bundle_needs, export_needs, prune_needs
 from hlap_export.budget.needs import Needs
 from hlap_export.budget.running import bench_needs, verify_needs
 from hlap_export.budget.searching import SearchSize, search_needs, walk_needs
@@ -50,4 +50,5 @@ def run_needs(dense: Model, asked: Recipe, *, room_bytes: int | None) -> tuple[N
             room_bytes=room_bytes,
         ),
         bench_needs(graph, graph, **lengths, batches=asked.bench.batches),
+        *([bundle_needs(graph)] if asked.bundle else []),
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hlap_export import pipeline, reference_model
+from hlap_export import pipeline, reference_model, run_stages
 from hlap_export.errors import PlanError
 from hlap_export.plan import CalibrationOptions, PruningPlan, load_plan, plan
 from hlap_export.plan.journal import JOURNAL
@@ -67,8 +67,8 @@ def test_a_run_killed_while_it_plans_resumes_the_search(tmp_path: Path, monkeypa
         assert not work.exists()
         raise PlanError(where="prune", expected="no more", found="than the plan", fix="in this test")
 
-    monkeypatch.setattr(pipeline, "plan", resumed)
-    monkeypatch.setattr(pipeline, "prune", stop)
+    monkeypatch.setattr(run_stages, "plan", resumed)
+    monkeypatch.setattr(run_stages, "prune", stop)
     with pytest.raises(PlanError, match="no more"):
         pipeline.run(reference_model.path(), tmp_path / "run", recipe=tmp_path / "recipe.yaml", resume=True)
     assert (tmp_path / "run" / "plan.json").is_file()

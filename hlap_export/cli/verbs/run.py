@@ -9,7 +9,7 @@ import typer
 import hlap_export
 from hlap_export import terminal
 from hlap_export.cli.options import Debug, Json, MaxMemory, Model, OutFolder, RecipeFile, TrustRemoteCode
-from hlap_export.recipe import EngineName
+from hlap_export.recipe import BundleTarget, EngineName
 
 
 def run(
@@ -23,10 +23,13 @@ def run(
     engine: Annotated[
         EngineName | None, typer.Option(help="What to build, in place of the recipe's or of onnxruntime.")
     ] = None,
+    bundle: Annotated[
+        BundleTarget | None, typer.Option(help="Also write bundle/, the folder that this serving stack loads.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run the whole pipeline: plan, prune, export, build, verify, bench, report."""
+    """Run the whole pipeline: plan, prune, export, build, verify, bench, bundle, report."""
     summary = hlap_export.run(
         model,
         out,
@@ -35,6 +38,7 @@ def run(
         trust_remote_code=trust_remote_code,
         max_memory=terminal.budget(max_memory).max_memory,
         engine=engine,
+        bundle=bundle,
         progress=terminal.progress(),
     )
     terminal.show(summary, as_json=json)
