@@ -74,7 +74,13 @@ def test_the_saved_recipe_names_every_default_and_reads_back_as_the_same() -> No
     recipe = parse_recipe("plan: {method: fixed, alphas: {8: 0.2, 9: 0}}\nbench: {repeats: 7}")
     saved = dump_recipe(recipe)
     assert parse_recipe(saved) == recipe
-    assert set(yaml.safe_load(saved)["verify"]) == {"text", "windows", "window_length", "decode_steps", "context_length"}
+    assert set(yaml.safe_load(saved)["verify"]) == {
+        "text",
+        "windows",
+        "window_length",
+        "decode_steps",
+        "context_length",
+    }
 
 
 def test_relative_paths_count_from_the_recipes_own_folder(tmp_path: Path) -> None:
