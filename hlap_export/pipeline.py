@@ -52,7 +52,8 @@ def run(
         resume: reuse the finished stages that this very request would make again.
         trust_remote_code: whether a tokenizer class that the model folder brings along may be executed.
         max_memory: most bytes of RAM that a step may hold; None for what the machine has free.
-        engine, bundle: what to build, and the serving stack to make a folder for, in place of the recipe's.
+        engine: what to build, in place of the recipe's.
+        bundle: the serving stack to make a folder for, in place of the recipe's.
         progress: where to tell what is going on; None for silence.
 
     Returns:
@@ -76,7 +77,7 @@ def run(
     checkpoints = {"dense": dense, "pruned": stage.prune(planned)}
     graphs = {name: stage.export(name, checkpoint) for name, checkpoint in checkpoints.items()}
     engines = {name: stage.build(name, graph) for name, graph in graphs.items()}
-    running = engines if elsewhere is None else stage.stand_ins(checkpoints, graphs, elsewhere)
+    running = stage.stand_ins(checkpoints, graphs, elsewhere) if elsewhere else engines
     verified = stage.verify(running, checkpoints)
     timed = stage.bench(engines) if elsewhere is None else None
     stage.bundle(engines["pruned"], verified)
@@ -88,5 +89,4 @@ def run(
         measured_instead=elsewhere and elsewhere.reason,
     )
     summary = summarise(model_name(asked.model), folders, planned, verified, timed)
-    stage.write_results(summary)
-    return summary
+    return stage.write_results(summary)

@@ -199,8 +199,8 @@ class RunStages:
                 parameters={"target": target},
             )
 
-    def write_results(self, summary: Summary) -> None:
-        """The run's results, for machines and for people, and the manifest of the folder."""
+    def write_results(self, summary: Summary) -> Summary:
+        """Write the run's results, for machines and for people, and the manifest of its folder; then hand them on."""
         out = self._runner.path
         write_text_whole(out("summary.json"), summary.model_dump_json(indent=2) + "\n")
         write_text_whole(out("results.json"), read_results(out(".")).model_dump_json(indent=2) + "\n")
@@ -208,6 +208,7 @@ class RunStages:
         write_text_whole(out("report.html"), html_report(summary))
         parameters = self._asked.model_dump(mode="json")
         self._runner.seal(inputs={"model": self._dense}, parameters=parameters, passed=summary.passed)
+        return summary
 
 
 def require_evaluation_text(dense: Path, asked: VerifySection, *, trust_remote_code: bool) -> None:
