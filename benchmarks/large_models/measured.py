@@ -25,6 +25,8 @@ class Measured:
     """What a command took.
 
     Attributes:
+        seconds: until all that it wrote is on the disk: some commands wait for that themselves, and some leave
+            gigabytes to be written after they have ended.
         cpu_seconds: of all its threads and children.
         peak_rss_bytes: resident memory of its largest process, as `/usr/bin/time -v` says.
         peak_disk_bytes: most that lay in the watched folder, less what lay there before.
@@ -64,6 +66,7 @@ def measure(command: Sequence[str], *, watch: Path, log: Path) -> Measured:
         )
         poller.start()
         _, status, usage = os.wait4(child.pid, 0)
+        os.sync()
         seconds = time.perf_counter() - started
         ended.set()
         poller.join()
