@@ -17,14 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from benchmarks.provenance import provenance
 from hlap_export import reference_model
-from hlap_export.artifacts import machine_facts, package_versions, write_text_whole
+from hlap_export.artifacts import write_text_whole
 from hlap_export.bench import BenchOptions, BenchReport, bench
 from hlap_export.bench.steps import step_of
 from hlap_export.bench.work import Point
@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     options = BenchOptions(min_seconds_per_point=arguments.seconds, threads=arguments.threads)
+    found = provenance("gate_false_alarms")
     same: list[BenchReport] = []
     slower: list[BenchReport] = []
     with tempfile.TemporaryDirectory() as work:
@@ -146,16 +147,12 @@ def main() -> None:
             if number < arguments.slower:
                 slower.append(measure_slower(engines, options))
             print(f"{number + 1} of {max(arguments.same, arguments.slower)}", file=sys.stderr, flush=True)
-    facts = {
-        "benchmark": "gate_false_alarms",
-        "date": date.today().isoformat(),
+    facts = found | {
         "rules": RULES.name,
         "slowdown": SLOWDOWN,
         "seconds_per_point": arguments.seconds,
         "threads": same[0].threads,
         **summarise(load_rules(RULES), same, slower),
-        "machine": machine_facts(),
-        "versions": package_versions(),
     }
     path = arguments.out / f"{facts['date']}_gate_false_alarms.json"
     write_text_whole(path, json.dumps(facts, indent=1) + "\n")

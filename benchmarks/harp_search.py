@@ -14,15 +14,14 @@ import argparse
 import json
 import statistics
 import time
-from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from benchmarks.provenance import provenance
 from hlap_export import reference_model
-from hlap_export.artifacts import machine_facts, package_versions
 from hlap_export.checkpoint import load_model, read_layout
 from hlap_export.checkpoint.modeling_hlap import AttentionFreeLayer, ValueOnlyAttention
 from hlap_export.fold import layer_edits
@@ -82,6 +81,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
 
+    found = provenance("harp_search")
     layout = read_layout(arguments.model)
     num_layers = default_num_layers(layout)
     model = load_model(arguments.model, dtype=torch.float32)
@@ -110,9 +110,7 @@ def main() -> None:
             raise SystemExit(f"the searches disagree: fast {plan.alphas}, naive {naive}")
 
     ratios = [slow / fast for slow, fast in zip(seconds["naive"], seconds["fast"], strict=True)]
-    result = {
-        "benchmark": "harp_search",
-        "date": date.today().isoformat(),
+    result = found | {
         "model": "reference model" if arguments.model == reference_model.path() else arguments.model.name,
         "num_layers": num_layers,
         "alphas": plan.alphas,
@@ -122,11 +120,9 @@ def main() -> None:
         "speedup_median": statistics.median(ratios),
         "speedup_range": [min(ratios), max(ratios)],
         "torch_threads": torch.get_num_threads(),
-        "machine": machine_facts(),
-        "versions": package_versions(),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{date.today().isoformat()}_harp_search_{arguments.window_length}.json"
+    path = arguments.out / f"{found['date']}_harp_search_{arguments.window_length}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"naive / fast: {result['speedup_median']:.1f}x ({min(ratios):.1f} to {max(ratios):.1f}); written to {path}")
 

@@ -14,12 +14,12 @@ import argparse
 import json
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import provenance
 from hlap_export import reference_model
-from hlap_export.artifacts import machine_facts, package_versions, write_text_whole
+from hlap_export.artifacts import write_text_whole
 from hlap_export.bench import BenchOptions, bench
 from hlap_export.engines import backends, build
 from hlap_export.engines.trt import TensorRTOptions
@@ -65,14 +65,15 @@ def main() -> None:
     usable = [engine for engine, reason in reasons.items() if reason is None]
     if not usable:
         sys.exit(3)
+    found = provenance("tensorrt")
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
         for engine in usable:
             first = next(iter(results), None)
             plan = Path(work, first, "plan.json") if first else None
             results[engine] = timed(engine, plan, Path(work, engine))
-    result = {"engines": results, "not_timed": reasons, "machine": machine_facts(), "versions": package_versions()}
-    path = out / f"{date.today().isoformat()}_tensorrt.json"
+    result = found | {"engines": results, "not_timed": reasons}
+    path = out / f"{found['date']}_tensorrt.json"
     write_text_whole(path, json.dumps(result, indent=1) + "\n")
     print(path)
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from benchmarks.large_models.predicted import as_facts
 from benchmarks.large_models.prune_export import stretched_alphas
 from benchmarks.large_models.random_checkpoint import SHAPES
-from hlap_export.artifacts import machine_facts, package_versions
+from benchmarks.provenance import provenance
 from hlap_export.budget import (
     Model,
     Needs,
@@ -162,14 +161,10 @@ def main() -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     here = measure_speeds(out, multiplies=True)
-    result = {
-        "benchmark": "paper_models",
-        "date": date.today().isoformat(),
+    result = provenance("paper_models") | {
         "models": [describe(name, config, here) for name, config in CONFIGS.items()],
         "speeds_here": {name: getattr(here, name) for name in Speeds.__slots__},
         "server": "20 T multiply-adds/s in float32, 2 TB/s of memory, disks of 3 GB/s read and 2 GB/s written",
-        "machine": machine_facts(),
-        "versions": package_versions(),
     }
     path = out / f"{result['date']}_paper_models"
     path.with_name(path.name + ".json").write_text(json.dumps(result, indent=2) + "\n")

@@ -17,12 +17,11 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from benchmarks.large_models.measured import CommandFailed, folder_bytes, forget_cached, measure
-from hlap_export.artifacts import machine_facts, package_versions
+from benchmarks.provenance import provenance
 
 # The alphas that HARP's authors released for Llama-3.1-8B, last layer first; other depths take the nearest in rank.
 RELEASED_ALPHAS = (0.8, 0.2, 0.1, 0.1, 0.0, 0.1, 0.0, 0.0)
@@ -138,7 +137,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"# {result['shape']}: prune and export ({result['flavour']}, {result['dtype']}), {result['date']}",
         "",
         f"{result['checkpoint_bytes'] / 1e9:.2f} GB of checkpoint on {result['machine']['cpu']}, "
-        f"{result['machine']['cores']} cores; medians of {result['repeats']} rounds, largest peaks.",
+        f"{result['machine']['cores']} cores; commit {result['commit']}; medians of "
+        f"{result['repeats']} rounds, largest peaks.",
         "",
         "| step | seconds | CPU seconds | peak memory, MiB | output, GB | most disk, GB |",
         "|---|---|---|---|---|---|",
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     options = parser.parse_args()
 
+    found = provenance("prune_export")
     options.work = options.work.resolve()
     checkpoint = (options.checkpoint or options.work / options.shape).resolve()
     plan, log = options.work / "plan.json", options.work / "log.txt"
@@ -189,9 +190,7 @@ def main() -> None:
     samples: dict[str, list[Any]] = {}
     for _ in range(options.repeats):
         run_round(options, checkpoint, plan, samples)
-    result = {
-        "benchmark": "prune_export",
-        "date": date.today().isoformat(),
+    result = found | {
         "shape": options.shape,
         "flavour": options.flavour,
         "dtype": options.dtype,
@@ -199,8 +198,6 @@ def main() -> None:
         "checkpoint_bytes": folder_bytes(checkpoint),
         "cases": {name: summarised(rounds) for name, rounds in samples.items()},
         "predicted": predicted,
-        "machine": machine_facts(),
-        "versions": package_versions(),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{result['date']}_prune_export_{options.shape}_{options.dtype}"

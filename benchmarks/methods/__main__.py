@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,8 +21,8 @@ import torch
 
 from benchmarks.methods.latency import time_plans
 from benchmarks.methods.report import draw, table
+from benchmarks.provenance import provenance
 from hlap_export import reference_model
-from hlap_export.artifacts import machine_facts, package_versions
 from hlap_export.checkpoint import read_layout
 from hlap_export.counting import model_at
 from hlap_export.plan.calibration import Windows
@@ -163,18 +162,14 @@ def main() -> None:
     parser.add_argument("--latency", action="store_true", help="also build and time engines of n = L/3")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    result: dict[str, Any] = {
-        "benchmark": "methods",
-        "date": date.today().isoformat(),
+    result = provenance("methods") | {
         "model": "reference model" if arguments.model == reference_model.path() else arguments.model.name,
         "num_layers": read_layout(arguments.model).num_layers,
         "torch_threads": torch.get_num_threads(),
-        "machine": machine_facts(),
-        "versions": package_versions(),
         "seeds": [],
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{date.today().isoformat()}_methods.json"
+    path = arguments.out / f"{result['date']}_methods.json"
     for seed in arguments.seeds:
         result["seeds"].append(run_seed(arguments, seed))
         path.write_text(json.dumps(result, indent=1) + "\n")

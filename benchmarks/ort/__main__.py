@@ -19,7 +19,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,13 +36,13 @@ from benchmarks.ort.limits import limit
 from benchmarks.ort.models import CONTEXT_LENGTHS, MODELS, PREFILL_LENGTHS, checkpoint_of, points_of
 from benchmarks.ort.report import RATIOS, PointResult, Ratio, markdown, summary
 from benchmarks.ort.rounds import pair, time_rounds
-from hlap_export.artifacts import machine_facts, package_versions, write_text_whole
+from benchmarks.provenance import provenance
+from hlap_export.artifacts import write_text_whole
 from hlap_export.bench.latency import Protocol
 from hlap_export.bench.work import Point
 from hlap_export.checkpoint import ModelLayout, read_layout
 from hlap_export.engines import open_session, usable_cores
 
-ROOT = Path(__file__).parents[2]
 # A graph that keeps the whole matrix of attention scores would need a multiple of this.
 MAX_SCORES_BYTES = 3 * 2**30
 WARMEST_ROUNDS = 20
@@ -141,27 +140,10 @@ def _measure_point(field: Field, point: Point, protocol: Protocol) -> PointResul
     )
 
 
-def _facts(options: Options, results: Sequence[PointResult]) -> dict[str, Any]:
-    return {
-        "benchmark": "ort_latency",
-        "date": date.today().isoformat(),
-        "commit": _commit(),
-        "flavour": options.flavour,
-        "threads": options.threads,
-        "batch": 1,
-        "summary": summary(results),
-        "machine": machine_facts(),
-        "versions": package_versions() | _peer_versions(options.optimum_python),
-    }
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no")
-    return f"{git('rev-parse', '--short', 'HEAD') or 'unknown'}{' with changes' if changed else ''}"
+def _facts(options: Options) -> dict[str, Any]:
+    found = provenance("ort_latency")
+    versions = found["versions"] | _peer_versions(options.optimum_python)
+    return found | {"flavour": options.flavour, "threads": options.threads, "batch": 1, "versions": versions}
 
 
 def _peer_versions(optimum_python: Path | None) -> dict[str, str]:
@@ -186,9 +168,9 @@ def _print_point(result: PointResult) -> None:
     )
 
 
-def _write(out: Path, options: Options, results: Sequence[PointResult]) -> Path:
-    facts = _facts(options, results)
+def _write(out: Path, facts: dict[str, Any], results: Sequence[PointResult]) -> Path:
     path = out / f"{facts['date']}_ort_latency.json"
+    facts = facts | {"summary": summary(results)}
     points = [asdict(result) for result in results]
     write_text_whole(path, json.dumps(facts | {"points": points}, indent=2) + "\n")
     write_text_whole(path.with_suffix(".md"), markdown(facts, results))
@@ -224,6 +206,7 @@ def main() -> None:
         ),
         optimum_python=arguments.optimum_python,
     )
+    facts = _facts(options)
     results: list[PointResult] = []
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
@@ -232,7 +215,7 @@ def main() -> None:
                 for result in measure(model, dtype, work, options):
                     _print_point(result)
                     results.append(result)
-                    path = _write(arguments.out, options, results)
+                    path = _write(arguments.out, facts, results)
     print(path.with_suffix(".md").read_text())
 
 
