@@ -2,10 +2,13 @@
 
     python -m benchmarks.large_models.prune_export --shape llama-3.1-8b --dtype bfloat16 --work DIR --out RESULTS
     python -m benchmarks.large_models.prune_export --shape llama-3.2-1b --dtype float32 --work DIR --out RESULTS \
-        --optimum-python peer/bin/python --genai-python .venv/bin/python
+        --optimum-python peer/bin/python --genai-python .venv/bin/python --engine verify
+    python -m benchmarks.large_models.prune_export --shape llama-3.1-8b --flavour ort --dtype int4 --work DIR \
+        --out RESULTS --engine generate
 
 Each step is a process of its own, started with cold inputs, in turn, `--repeats` times. Peers export the dense
-checkpoint, and so do we beside them. What the budget predicted stands beside what was measured.
+checkpoint, and so do we beside them. What the budget predicted stands beside what was measured. `--engine` goes on with
+what was exported: an engine that is verified against the pruned checkpoint, or that writes a few tokens.
 """
 
 from __future__ import annotations
@@ -41,6 +44,10 @@ for source, target in zip(sys.argv[1::2], sys.argv[2::2]):
         with open(os.path.join(target, name), "rb") as file:
             os.fsync(file.fileno())
 """
+
+# Enough to compare every layer; the text that random weights are scored on says nothing.
+VERIFY_RECIPE = "verify: {windows: 4, window_length: 128, decode_steps: 32}\n"
+NEW_TOKENS = "16"
 
 Case = tuple[str, list[str], Path, Path]
 """Name, command, the folder that it reads, the folder that it writes."""
@@ -79,6 +86,16 @@ def cases(options: argparse.Namespace, checkpoint: Path, plan: Path) -> Iterator
     yield "export pruned", ours("export", pruned, *export, "--out", onnx), pruned, onnx
     yield "copy export", [*copy, str(onnx), str(work / "copy")], onnx, work / "copy"
     yield "check export", [sys.executable, "-c", CHECK, str(onnx / "model.onnx")], onnx, work / "nothing"
+    if options.engine is not None:
+        engine = work / "engine"
+        yield "build pruned", ours("build", onnx, "--out", engine), onnx, engine
+        if options.engine == "verify":
+            recipe = work / "verify.yaml"
+            recipe.write_text(VERIFY_RECIPE)
+            check = ours("verify", engine, "--reference", pruned, "--recipe", recipe)
+        else:
+            check = ours("generate", engine, "--prompt", "def", "--max-new-tokens", NEW_TOKENS)
+        yield f"{options.engine} pruned", check, engine, work / "nothing"
     if options.optimum_python is None and options.genai_python is None:
         return
     for flavour in ("portable", "ort"):
@@ -96,7 +113,8 @@ def cases(options: argparse.Namespace, checkpoint: Path, plan: Path) -> Iterator
         yield "dense fp32: genai builder", [*builder, *arguments], checkpoint, out
 
 
-KEPT_FOR_LATER = ("prune", "export pruned")
+KEPT_FOR_LATER = {"prune": "pruned", "export pruned": "onnx-pruned", "build pruned": "engine"}
+"""Case -> the folder that it leaves for later ones."""
 
 
 def run_round(options: argparse.Namespace, checkpoint: Path, plan: Path, samples: dict[str, list[Any]]) -> None:
@@ -112,7 +130,7 @@ def run_round(options: argparse.Namespace, checkpoint: Path, plan: Path, samples
             print(f"{name}: failed: {failure}", flush=True)
         if name not in KEPT_FOR_LATER:
             shutil.rmtree(out, ignore_errors=True)
-    for name in ("pruned", "onnx-pruned", "genai-cache"):
+    for name in (*KEPT_FOR_LATER.values(), "genai-cache"):
         shutil.rmtree(options.work / name, ignore_errors=True)
 
 
@@ -129,6 +147,33 @@ def summarised(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "disk_bytes": max(sample["disk_bytes"] for sample in good),
         "rounds": list(good),
     }
+
+
+COMPARED = (
+    ("prune", "copy checkpoint"),
+    ("export pruned", "copy export"),
+    *(
+        (f"dense fp32: ours, {flavour}", f"dense fp32: {peer}")
+        for flavour in ("portable", "ort")
+        for peer in ("optimum-onnx", "genai builder")
+    ),
+)
+
+
+def ratios(cases: dict[str, Any]) -> list[str]:
+    """Each case over what it stands beside, the range over the rounds in brackets; copying has no peak to speak of."""
+    lines: list[str] = []
+    for name, other in COMPARED:
+        if any("rounds" not in cases.get(case, {}) for case in (name, other)):
+            continue
+        ours, theirs = cases[name], cases[other]
+        rounds = [one["seconds"] / two["seconds"] for one, two in zip(ours["rounds"], theirs["rounds"], strict=False)]
+        line = f"* {name} / {other}: time {ours['seconds_median'] / theirs['seconds_median']:.2f}"
+        line += f" ({min(rounds):.2f} to {max(rounds):.2f})"
+        if not other.startswith("copy"):
+            line += f", peak memory {ours['peak_rss_bytes'] / theirs['peak_rss_bytes']:.3f}"
+        lines.append(line)
+    return lines
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -152,6 +197,7 @@ def as_markdown(result: dict[str, Any]) -> str:
             f"{case['peak_rss_bytes'] / 2**20:.0f} | {case['disk_bytes'] / 1e9:.2f} | "
             f"{case['peak_disk_bytes'] / 1e9:.2f} |"
         )
+    lines += ["", *ratios(result["cases"])]
     lines += [
         "",
         "| predicted before | seconds | memory, MiB | output, GB | the memory's arithmetic |",
@@ -175,6 +221,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--optimum-python", type=Path, help="of an environment with optimum-onnx")
     parser.add_argument("--genai-python", type=Path, help="of an environment with onnxruntime-genai")
+    parser.add_argument("--engine", choices=("verify", "generate"), help="build one, and have it do this")
     parser.add_argument("--work", type=Path, required=True, help="scratch folder on the disk to be measured")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     options = parser.parse_args()
