@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from hlap_export.engines.ort_cuda import DTYPES as CUDA_DTYPES
 from hlap_export.engines.trt.options import Compatibility, TensorRTOptions
 from hlap_export.errors import RecipeError
 from hlap_export.plan.layer_plan import LinearForm
@@ -32,6 +33,8 @@ BlockSize = Literal[16, 32, 64, 128, 256]
 EngineName = Literal["onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
 BundleTarget = Literal["ort-genai"]
 TAKE_FLAVOUR_TRT = ("tensorrt", "tensorrt-rtx")
+FLAVOUR_OF: Mapping[EngineName, Flavour] = {**dict.fromkeys(TAKE_FLAVOUR_TRT, "trt"), "onnxruntime-cuda": "ort"}
+"""The one flavour that an engine for GPUs takes, in half precision unless something else is asked for."""
 
 Ratio = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -201,17 +204,22 @@ class Recipe(Section):
     def _bundle_suits_the_engine(self) -> Recipe:
         if self.bundle and self.engine != "onnxruntime":
             raise ValueError(f"engine onnxruntime, which {self.bundle} runs, or no bundle")
+        if self.bundle and self.export.flavour == "trt":
+            raise ValueError(f"flavour ort or portable, which {self.bundle} runs, or no bundle")
         return self
 
     @model_validator(mode="after")
     def _graph_suits_the_engine(self) -> Recipe:
-        if self.engine not in TAKE_FLAVOUR_TRT:
+        if self.engine not in FLAVOUR_OF:
             return self
-        defaults = {"flavour": "trt", "dtype": "float16"}
+        flavour = FLAVOUR_OF[self.engine]
+        defaults = {"flavour": flavour, "dtype": "float16"}
         left_out = {name: value for name, value in defaults.items() if name not in self.export.model_fields_set}
         export = self.export.model_copy(update=left_out)
-        if export.flavour != "trt":
-            raise ValueError(f"flavour trt, which {self.engine} takes, or no flavour")
+        if export.flavour != flavour:
+            raise ValueError(f"flavour {flavour}, which {self.engine} takes, or no flavour")
+        if self.engine == "onnxruntime-cuda" and export.dtype not in CUDA_DTYPES:
+            raise ValueError(f"dtype {' or '.join(CUDA_DTYPES)}, which attention on the GPU takes, or no dtype")
         # Frozen for everybody else.
         object.__setattr__(self, "export", export)
         return self
@@ -273,8 +281,8 @@ def _with(recipe: Recipe, engine: EngineName, bundle: BundleTarget | None) -> Re
         raise RecipeError(
             where=f"--engine {engine}" + (f" --bundle {bundle}" if bundle else ""),
             expected=str(error.errors()[0]["msg"]).removeprefix("Value error, "),
-            found=f"flavour {recipe.export.flavour} and engine {engine}",
-            fix="leave the flavour out of the recipe, or take the engine that it is for",
+            found=f"flavour {recipe.export.flavour}, dtype {recipe.export.dtype} and engine {engine}",
+            fix="leave flavour and dtype out of the recipe, or take the engine that they are for",
         ) from error
 
 

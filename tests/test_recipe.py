@@ -126,3 +126,22 @@ def test_the_recipes_defaults_are_those_of_the_functions_it_calls() -> None:
 def test_a_run_takes_its_engines_fastest_flavour_and_an_export_for_anyone_the_portable_one() -> None:
     assert (Recipe().engine, Recipe().export.flavour) == ("onnxruntime", "ort")
     assert inspect.signature(export).parameters["flavour"].default == "portable"
+
+
+def test_a_gpu_computes_in_half_precision_unless_something_else_is_asked_for() -> None:
+    assert parse_recipe("engine: onnxruntime-cuda").export == Recipe().export.model_copy(update={"dtype": "float16"})
+    assert parse_recipe("engine: onnxruntime-cuda\nexport: {dtype: bfloat16}").export.dtype == "bfloat16"
+    assert effective_recipe(None, None, "onnxruntime-cuda").export.dtype == "float16"
+
+
+@pytest.mark.parametrize("export", ["dtype: float32", "dtype: int4", "flavour: portable", "flavour: trt"])
+def test_what_has_no_attention_on_the_gpu_is_refused_before_a_run(export: str) -> None:
+    with pytest.raises(RecipeError, match=r"or no (dtype|flavour)"):
+        parse_recipe(f"engine: onnxruntime-cuda\nexport: {{{export}}}")
+    with pytest.raises(RecipeError, match=export.replace(": ", " ")):
+        effective_recipe(parse_recipe(f"export: {{{export}}}"), None, "onnxruntime-cuda")
+
+
+def test_a_bundle_of_flavour_trt_is_refused_before_a_run() -> None:
+    with pytest.raises(RecipeError, match="flavour ort or portable, which ort-genai runs"):
+        parse_recipe("bundle: ort-genai\nexport: {flavour: trt, dtype: float16}")

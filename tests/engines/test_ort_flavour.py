@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from hlap_export.engines import Session, backends, build, open_session
+from hlap_export.engines import ort as ort_engine
 from hlap_export.errors import ArtefactError
 from hlap_export.families import FAMILIES
 from tests.export.exports import GOLDEN_PLANS, TinyExports
@@ -129,19 +131,70 @@ def test_steps_write_into_the_buffers_that_were_allocated_once(tiny_engines: Tin
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_gpu_engine_matches_torch_and_runs_where_it_says(
-    dtype: str, tiny_exports: TinyExports, tmp_path: Path
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_gpu_engine_matches_torch_and_every_attention_of_it_runs_on_the_gpu(
+    family: str, dtype: str, tiny_exports: TinyExports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if problem := backends()["onnxruntime-cuda"].why_unavailable():
         pytest.skip(problem.found)
-    exported = tiny_exports.get("llama", "mixed", dtype, "ort")
+    exported = tiny_exports.get(family, "mixed", dtype, "ort")
     build(exported.folder, tmp_path / "engine", engine="onnxruntime-cuda")
+    profile_sessions(monkeypatch, tmp_path / "profile")
+    chunks = (PADDING - 2, 6, *[1] * (NUM_TOKENS - PADDING - 4))
     with open_session(tmp_path / "engine", threads=1) as session:
         assert session.provider == "CUDAExecutionProvider"
-        logits = session_logits(session, (PADDING - 2, 6, *[1] * (NUM_TOKENS - PADDING - 4)), NUM_TOKENS)
+        logits = session_logits(session, chunks, NUM_TOKENS)
+        places = attention_providers(cast(Any, session)._session.end_profiling())
+    assert len(places) >= 2 * len(chunks), "two layers with attention in every chunk"
+    assert set(places) == {"CUDAExecutionProvider"}
     # bfloat16 keeps 3 bits less than float16.
     bound = FLOAT16_LOGIT_ERROR * (8 if dtype == "bfloat16" else 1)
     assert relative_error(logits, torch_logits(exported), MASK.bool().numpy()) <= bound
+
+
+def profile_sessions(monkeypatch: pytest.MonkeyPatch, prefix: Path) -> None:
+    """From now on, sessions write down what runs where."""
+    options = ort_engine._options
+
+    def profiling(*, threads: int) -> Any:
+        made = options(threads=threads)
+        made.enable_profiling = True
+        made.profile_file_prefix = str(prefix)
+        return made
+
+    monkeypatch.setattr(ort_engine, "_options", profiling)
+
+
+def attention_providers(profile: str) -> list[str]:
+    """Where each attention that a profile names was computed, in order."""
+    arguments = [event.get("args", {}) for event in json.loads(Path(profile).read_text())]
+    return [each["provider"] for each in arguments if each.get("op_name") == "GroupQueryAttention"]
+
+
+@pytest.mark.parametrize(
+    ("flavour", "dtype", "found"),
+    [
+        ("ort", "float32", "found float32"),
+        ("ort", "int4", "found float32, beside weights in int4"),
+        ("portable", "float16", "found flavour portable"),
+        ("trt", "float16", "found flavour trt"),
+    ],
+)
+def test_what_would_compute_or_wait_on_the_cpu_is_refused_for_a_gpu(
+    flavour: str, dtype: str, found: str, tiny_exports: TinyExports, tmp_path: Path
+) -> None:
+    exported = tiny_exports.get("llama", "mixed", dtype, flavour)
+    with pytest.raises(ArtefactError, match=f"{found}.*--dtype float16"):
+        backends()["onnxruntime-cuda"].compile(exported.folder, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_gpu_engine_is_the_graph_as_it_was_exported(dtype: str, tiny_exports: TinyExports, tmp_path: Path) -> None:
+    exported = tiny_exports.get("llama", "mixed", dtype, "ort")
+    backends()["onnxruntime-cuda"].compile(exported.folder, tmp_path)
+    for name in ("model.onnx", "model.onnx.data"):
+        assert (tmp_path / name).read_bytes() == (exported.folder / name).read_bytes()
 
 
 def test_float16_on_the_cpu_stays_close_to_float32_torch(tiny_engines: TinyEngines, tiny_exports: TinyExports) -> None:
