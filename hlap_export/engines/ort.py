@@ -22,7 +22,7 @@ from hlap_export.engines.ort_static import OrtRunner, is_static
 from hlap_export.engines.ort_tracing import RecordingSession, graph_values, with_outputs
 from hlap_export.engines.static_cache import StaticCacheSession
 from hlap_export.engines.tracing import GraphValue, TracedSession
-from hlap_export.errors import ArtefactError
+from hlap_export.errors import ArtefactError, BackendMissing
 
 DATA = "model.onnx.data"
 PROVIDER = "CPUExecutionProvider"
@@ -94,6 +94,7 @@ class OnnxRuntimeBackend:
 
         Raises:
             ArtefactError: the graph or its weights can't be loaded.
+            BackendMissing: another provider than this one would run it.
         """
         return self._decoder(_load(engine / GRAPH, self._load_options(threads), self.provider), threads)
 
@@ -156,11 +157,12 @@ def _load(graph: Path, options: Any, provider: str, content: bytes | None = None
         )
     except Exception as error:  # its exception classes derive from Exception alone
         if "NOT_IMPLEMENTED" in str(error):
+            dtypes = ("float32", "float16") if provider == PROVIDER else ("float16",)
             raise ArtefactError(
                 where=str(graph),
-                expected=f"operators and dtypes that ONNX Runtime's {provider} implements (float32, float16)",
+                expected=f"operators and dtypes that ONNX Runtime's {provider} implements ({', '.join(dtypes)})",
                 found=str(error).split("NOT_IMPLEMENTED :")[-1].strip()[:300],
-                fix="export with --dtype float32",
+                fix=f"export with --dtype {dtypes[0]}",
             ) from error
         raise ArtefactError(
             where=str(graph),
@@ -168,10 +170,19 @@ def _load(graph: Path, options: Any, provider: str, content: bytes | None = None
             found=" ".join(str(error).split())[:300],
             fix="the folder is damaged: make it again",
         ) from error
-    running = session.get_providers()
-    # Every other provider has the CPU's behind it, for operators on shapes.
-    assert running[0] == provider and set(running) <= {provider, PROVIDER}, f"asked for {provider}, got {running}"
+    _require_provider(session.get_providers(), provider, graph)
     return session
+
+
+def _require_provider(running: Sequence[str], provider: str, graph: Path) -> None:
+    """Refuse a session on another provider; behind each there is the CPU's, for operators on shapes."""
+    if running[0] != provider or not set(running) <= {provider, PROVIDER}:
+        raise BackendMissing(
+            where=str(graph),
+            expected=f"a session on {provider}",
+            found=f"one on {', '.join(running)}",
+            fix="run `hlap-export doctor`: it says what this provider is missing here",
+        )
 
 
 def _graph(path: Path) -> Any:

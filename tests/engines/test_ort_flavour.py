@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
@@ -12,7 +13,7 @@ import pytest
 
 from hlap_export.engines import Session, backends, build, open_session
 from hlap_export.engines import ort as ort_engine
-from hlap_export.errors import ArtefactError
+from hlap_export.errors import ArtefactError, BackendMissing
 from hlap_export.families import FAMILIES
 from tests.export.exports import GOLDEN_PLANS, TinyExports
 from tests.export.test_parity import (
@@ -195,6 +196,16 @@ def test_a_gpu_engine_is_the_graph_as_it_was_exported(dtype: str, tiny_exports: 
     backends()["onnxruntime-cuda"].compile(exported.folder, tmp_path)
     for name in ("model.onnx", "model.onnx.data"):
         assert (tmp_path / name).read_bytes() == (exported.folder / name).read_bytes()
+
+
+def test_a_session_on_another_provider_than_the_one_asked_for_is_refused(
+    tiny_engines: TinyEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fallen_back = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: fallen_back)
+    folder = tiny_engines.get("llama", "mixed", flavour="ort").folder
+    with pytest.raises(BackendMissing, match="a session on CUDAExecutionProvider, found one on CPUExecutionProvider"):
+        backends()["onnxruntime-cuda"].open(folder, threads=1)
 
 
 def test_float16_on_the_cpu_stays_close_to_float32_torch(tiny_engines: TinyEngines, tiny_exports: TinyExports) -> None:
