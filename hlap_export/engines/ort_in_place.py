@@ -191,7 +191,7 @@ class _Store:
         self.is_real[:, : known.shape[1]] = known
         self.counts = np.zeros((self._batch, capacity + 1), np.int64)
         self.counts[:, : counts.shape[1]] = counts
-        self._ones = np.ones(self._batch * capacity, np.int64)
+        self._ones, self._mask = (np.ones(self._batch * capacity, np.int64) for _ in range(2))
         self._bindings: dict[int | None, Any] = {}
         self._step: _Step | None = None
 
@@ -220,11 +220,15 @@ class _Store:
             buffer.write(whole)
 
     def mask(self, lengths: Ints) -> Ints:
-        """Ones for the first `lengths` [B] tokens of each row, as wide as the longest."""
+        """Ones for the first `lengths` [B] tokens of each row, as wide as the longest; the next call overwrites it."""
         batch, width = len(lengths), int(lengths.max())
         if int(lengths.min()) == width:
             return self._ones[: batch * width].reshape(batch, width)
-        return (np.arange(width)[None] < lengths[:, None]).astype(np.int64)
+        mask = self._mask[: batch * width].reshape(batch, width)
+        mask.fill(1)
+        for row, length in enumerate(lengths):  # a comparison would make arrays as wide as the context
+            mask[row, length:] = 0
+        return mask
 
     def binding(self, row: int | None) -> Any:
         """The binding to all rows, or to one, made once."""
