@@ -39,9 +39,10 @@ class _Stored:
 class QuantiseWeights(ir.passes.InPlacePass):
     """`MatMul(x, W)` becomes `MatMulNBits`, and the embedding's `Gather` becomes `GatherBlockQuantized`.
 
-    That is every linear layer, the head too. An embedding that is tied to the head reads the head's packed matrix, so
-    that the vocabulary is stored once; any other has a format of its own. Its rows must be whole blocks, or else it
-    stays as it is. Nothing is computed before the file is written.
+    That is every linear layer, the head too; a bias that is added to it alone becomes an input of the operator. An
+    embedding that is tied to the head reads the head's packed matrix, so that the vocabulary is stored once; any other
+    has a format of its own. Its rows must be whole blocks, or else it stays as it is. Nothing is computed before the
+    file is written.
 
     Args:
         linear: how the matrices of linear layers are stored.
@@ -144,7 +145,28 @@ def _multiply(product: ir.Node, weight: _Stored) -> None:
         "accuracy_level": INT8_ARITHMETIC,
     }
     inputs = [product.inputs[0], weight.packed, weight.scales, weight.zero_points]
+    addition, bias = _bias(product, weight.rows)
+    if addition is not None:
+        graph = product.graph
+        assert graph is not None
+        ir.convenience.replace_all_uses_with(addition.outputs[0], product.outputs[0])
+        graph.remove(addition, safe=True)
+        inputs += [None, bias]
     _replace(product, "MatMulNBits", inputs, attributes)
+
+
+def _bias(product: ir.Node, width: int) -> tuple[ir.Node, ir.Value] | tuple[None, None]:
+    """The addition that alone reads a product, and the initializer [N] that it adds."""
+    output = product.outputs[0]
+    readers = [use.node for use in output.uses()]
+    if len(readers) != 1 or (readers[0].domain, readers[0].op_type) != ("", "Add") or output.is_graph_output():
+        return None, None
+    addition = readers[0]
+    other = required(addition, 1 if addition.inputs[0] is output else 0)
+    is_bias = other.is_initializer() and other.shape is not None and list(other.shape) == [width]
+    if not is_bias or addition.outputs[0].is_graph_output():
+        return None, None
+    return addition, other
 
 
 def _look_up(gather: ir.Node, table: _Stored) -> None:

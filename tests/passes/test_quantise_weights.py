@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from hlap_export.export.precision import BLOCK_SIZES
 from hlap_export.passes.blockwise import Blockwise
 from hlap_export.passes.quantise_weights import QuantiseWeights
 from hlap_export.weights import StreamedRows, transposed
@@ -21,6 +22,15 @@ IDS = np.array([[0, 11, 3], [7, 7, 1]])
 LINEAR = """
 <ir_version: 8, opset_import: ["" : 18]>
 linear (float[B, T, 64] x, float[64, 12] w) => (float[B, T, 12] y) { y = MatMul (x, w) }
+"""
+BIASED = """
+<ir_version: 8, opset_import: ["" : 18]>
+biased (float[B, T, 64] x, float[64, 12] w, float[12] b) => (float[B, T, 12] y)
+{
+    product = MatMul (x, w)
+    sum = Add (b, product)
+    y = Sigmoid (sum)
+}
 """
 UNTIED = """
 <ir_version: 8, opset_import: ["" : 18, "com.microsoft" : 1]>
@@ -76,14 +86,43 @@ def exact_activations(*shape: int, block_size: int) -> np.ndarray:
     return x
 
 
-@pytest.mark.parametrize("block_size", [16, 32, 64])
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_linear_layer_computes_with_what_its_stored_weights_mean(bits: int, block_size: int) -> None:
-    model = quantised(with_weights(LINEAR, w=W_VD.T.copy()), bits, block_size)
+    columns = 3 * block_size  # an odd number of blocks, whose last zero point in 4 bits has half a byte to itself
+    w_VD = RANDOM.standard_normal((V, columns)).astype(np.float32)
+    model = quantised(with_weights(LINEAR.replace("64", str(columns)), w=w_VD.T.copy()), bits, block_size)
     assert [node.op_type for node in model.graph] == ["MatMulNBits"]
-    x = exact_activations(2, 3, D, block_size=block_size)
-    expected = x @ meaning(model, "w", bits).T
+    x = exact_activations(2, 3, columns, block_size=block_size)
+    expected = x @ meaning(model, "w", bits, columns).T
     assert np.abs(run(model, x=x)[0] - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_bias_is_added_by_the_product_itself(bits: int, block_size: int) -> None:
+    b_V = RANDOM.standard_normal(V).astype(np.float32)
+    columns = 2 * block_size
+    w_VD = RANDOM.standard_normal((V, columns)).astype(np.float32) / 64  # so that the sum isn't far from the bias
+    model = quantised(with_weights(BIASED.replace("64", str(columns)), w=w_VD.T.copy(), b=b_V), bits, block_size)
+    assert [node.op_type for node in model.graph] == ["MatMulNBits", "Sigmoid"]
+    x = exact_activations(2, 3, columns, block_size=block_size) / 127
+    for tokens in (x, x[:, :1]):
+        expected = 1 / (1 + np.exp(-(tokens @ meaning(model, "w", bits, columns).T + b_V)))
+        assert np.abs(run(model, x=tokens)[0] - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("text", "b"),
+    [
+        (BIASED.replace("float[12] b", "float[1] b"), np.ones(1, np.float32)),
+        (BIASED.replace("=> (float[B, T, 12] y)", "=> (float[B, T, 12] y, float[B, T, 12] product)"), W_VD[0, :12]),
+    ],
+    ids=["not a number for each row", "a product that something else reads"],
+)
+def test_another_addition_stays(text: str, b: np.ndarray) -> None:
+    model = quantised(with_weights(text, w=W_VD.T.copy(), b=b.copy()))
+    assert [node.op_type for node in model.graph] == ["MatMulNBits", "Add", "Sigmoid"]
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -104,15 +143,19 @@ def test_an_embedding_of_its_own_has_a_format_of_its_own(embedding_bits: int) ->
     assert {"e", "w"}.isdisjoint(model.graph.initializers)
 
 
+@pytest.mark.parametrize("num_blocks", [1, 2, 3])
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_tied_embedding_reads_the_matrix_of_the_head(bits: int) -> None:
-    model = quantised(with_weights(TIED, w=W_VD), bits)
+def test_a_tied_embedding_reads_the_matrix_of_the_head(bits: int, block_size: int, num_blocks: int) -> None:
+    columns = num_blocks * block_size
+    w_VD = RANDOM.standard_normal((V, columns)).astype(np.float32)
+    model = quantised(with_weights(TIED.replace(" 64]", f" {columns}]"), w=w_VD), bits, block_size)
     assert sorted(model.graph.initializers) == ["ints.12_m1", f"w.int{bits}", "w.scales", "w.zero_points"]
-    h = exact_activations(2, 3, D, block_size=16)
+    h = exact_activations(2, 3, columns, block_size=block_size)
     y, x = run(model, input_ids=IDS, h=h)
-    expected = h @ meaning(model, "w", bits).T
+    expected = h @ meaning(model, "w", bits, columns).T
     assert np.abs(y - expected).max() <= 1e-5 * np.abs(expected).max()
-    assert np.allclose(x, meaning(model, "w", bits)[IDS], rtol=1e-6, atol=1e-6)
+    assert np.allclose(x, meaning(model, "w", bits, columns)[IDS], rtol=1e-6, atol=1e-6)
 
 
 def test_an_embedding_whose_rows_are_no_whole_blocks_stays_as_it_is() -> None:
