@@ -75,17 +75,31 @@ def print_error(paragraph: str) -> None:
 
 
 def typed_lines() -> Iterator[str]:
-    """What a person types, line by line, until the end of the input; a pipe is one text."""
-    if not sys.stdin.isatty():
-        yield sys.stdin.read()
+    """What a person types, line by line, until the end of the input or Ctrl-C; a pipe is one text.
+
+    The line feed at the end of a pipe is its writer's habit (`echo`), not a part of the text.
+    """
+    if not someone_types():
+        yield sys.stdin.read().removesuffix("\n")
         return
     while True:
         try:
             line = input("> ")
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
+            print_line("")
             return
         if line.strip():
             yield line
+
+
+def someone_types() -> bool:
+    """Whether the input comes from a person."""
+    return sys.stdin.isatty()
+
+
+def print_line(line: str) -> None:
+    """A line on stderr, between what is written and what is typed."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line, style="dim", markup=False)
 
 
 def write_text(text: str) -> None:
@@ -98,6 +112,7 @@ ENDINGS = {
     "stop_token": "the model",
     "max_new_tokens": "--max-new-tokens",
     "longest_context": "the model's longest context",
+    "interrupted": "Ctrl-C",
 }
 
 
@@ -109,12 +124,13 @@ def end_text(generation: Generation, *, as_json: bool) -> None:
     sys.stdout.write("\n")
     sys.stdout.flush()
     speed = generation.decode_tokens_per_second
+    first = generation.first_token_ms
     parts = (
-        f"{generation.num_prompt_tokens} tokens in {generation.first_token_ms:.0f} ms",
+        f"{generation.num_prompt_tokens} tokens" + ("" if first is None else f" in {first:.0f} ms"),
         f"{len(generation.token_ids)} new tokens" + ("" if speed is None else f" at {speed:.1f} tokens/s"),
         f"ended by {ENDINGS[generation.ended_by]}",
     )
-    Console(stderr=True, highlight=False, soft_wrap=True).print(", ".join(parts), style="dim", markup=False)
+    print_line(", ".join(parts))
 
 
 @singledispatch

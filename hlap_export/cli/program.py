@@ -11,6 +11,8 @@ from hlap_export import terminal
 from hlap_export.cli.app import app
 from hlap_export.errors import HlapError
 
+GOES_ON = "the same command, for `run` with --resume, goes on from what is finished"
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code."""
@@ -22,9 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         app(args=given, prog_name="hlap-export")
     except SystemExit as leaving:
         if leaving.code == 130:
-            terminal.print_error(
-                "interrupted: the same command, for `run` with --resume, goes on from what is finished"
-            )
+            terminal.print_error("interrupted" if "generate" in given[:1] else f"interrupted: {GOES_ON}")
         raise
     except Exception as error:
         if show_traceback:

@@ -22,7 +22,7 @@ from hlap_export.generate.tokens import token_stream
 
 DEFAULT_NEW_TOKENS = 256
 OnText = Callable[[str], object]
-Ending = Literal["stop_token", "max_new_tokens", "longest_context"]
+Ending = Literal["stop_token", "max_new_tokens", "longest_context", "interrupted"]
 
 
 def ignore_text(text: str) -> None:
@@ -35,8 +35,8 @@ class Generation(BaseModel):
     Attributes:
         text: what follows the prompt, without special tokens.
         token_ids: the new tokens, the one that ended the text included.
-        ended_by: a stop token of the model, the number of tokens asked for, or the model's longest context.
-        first_token_ms: from the prompt's tokens to the first new one.
+        ended_by: a stop token of the model, the number of tokens asked for, the model's longest context, or Ctrl-C.
+        first_token_ms: from the prompt's tokens to the first new one; None where Ctrl-C came before it.
         decode_tokens_per_second: of the tokens after the first; None where there is but one.
     """
 
@@ -48,7 +48,7 @@ class Generation(BaseModel):
     token_ids: tuple[int, ...]
     ended_by: Ending
     num_prompt_tokens: int
-    first_token_ms: float
+    first_token_ms: float | None
     decode_tokens_per_second: float | None
 
 
@@ -90,10 +90,12 @@ class Generator:
     Args:
         engine_dir: what `build` wrote, with a tokenizer in it.
         sampling: how tokens are chosen.
+        interruptible: whether Ctrl-C ends a text, so that there may be another one, and not the program.
     """
 
-    def __init__(self, engine_dir: Path, *, sampling: Sampling) -> None:
+    def __init__(self, engine_dir: Path, *, sampling: Sampling, interruptible: bool = False) -> None:
         read_manifest(engine_dir, kind="engine")
+        self._interruptible = interruptible
         self._engine_dir = engine_dir
         self._prompts = Prompts(engine_dir)
         self._stop_ids = frozenset(read_generation_defaults(engine_dir).eos_token_ids)
@@ -111,25 +113,36 @@ class Generator:
         """Answer the last message of a chat."""
         return self._generate(self._prompts.of_chat(messages), max_new_tokens, on_text)
 
+    def share_of_context(self, messages: Sequence[Message]) -> float:
+        """How much of the model's longest context a chat takes up; from 1 on there is no room for an answer."""
+        return self._prompts.of_chat(messages).size / self._longest
+
     def _generate(self, prompt_ids: Ints, max_new_tokens: int, on_text: OnText) -> Generation:
         self._require_known(prompt_ids)
         room = self._room_for(prompt_ids, max_new_tokens)
         stream = token_stream(self._session, prompt_ids, self._choose, max_new_tokens=room, stop_ids=self._stop_ids)
         writer, token_ids, finished_at = self._prompts.writer(on_text), list[int](), [time.perf_counter()]
-        for token in stream:
-            finished_at.append(time.perf_counter())
-            token_ids.append(token)
-            writer.write(token)
+        interrupted = False
+        try:
+            for token in stream:
+                finished_at.append(time.perf_counter())
+                token_ids.append(token)
+                writer.write(token)
+        except KeyboardInterrupt:
+            if not self._interruptible:
+                raise
+            interrupted = True
         writer.end()
-        decode_seconds = finished_at[-1] - finished_at[1]
+        started, *came_at = finished_at
+        decode_seconds = came_at[-1] - came_at[0] if came_at else 0
         return Generation(
             engine=str(self._engine_dir),
             text=writer.text,
             token_ids=tuple(token_ids),
-            ended_by=self._why_ended(token_ids, room, max_new_tokens),
+            ended_by="interrupted" if interrupted else self._why_ended(token_ids, room, max_new_tokens),
             num_prompt_tokens=prompt_ids.size,
-            first_token_ms=1e3 * (finished_at[1] - finished_at[0]),
-            decode_tokens_per_second=(len(token_ids) - 1) / decode_seconds if decode_seconds > 0 else None,
+            first_token_ms=1e3 * (came_at[0] - started) if came_at else None,
+            decode_tokens_per_second=(len(came_at) - 1) / decode_seconds if decode_seconds > 0 else None,
         )
 
     def _require_known(self, prompt_ids: Ints) -> None:
@@ -182,14 +195,43 @@ def converse(
     chat: bool,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
     on_text: OnText = ignore_text,
+    tell: OnText | None = None,
 ) -> Iterator[Generation]:
-    """Go on with each line by itself or, as a chat, answer it with all earlier lines and answers in mind."""
+    """Go on with each line by itself or, as a chat, answer it with all earlier lines and answers in mind.
+
+    Args:
+        generator: what writes.
+        lines: what is said to it, one after the other.
+        chat: whether they belong together.
+        max_new_tokens: of one answer.
+        on_text: told of each new piece of text.
+        tell: told what is wrong with a line, after which the next one is taken, and what a chat forgets that outgrows
+            the model's context; None for the error in its place.
+    """
     messages: list[Message] = []
     for line in lines:
-        if chat:
-            messages.append({"role": "user", "content": line})
-            made = generator.answer(messages, max_new_tokens, on_text)
-            messages.append({"role": "assistant", "content": made.text})
-        else:
-            made = generator.go_on(line, max_new_tokens, on_text)
+        try:
+            if chat:
+                messages.append({"role": "user", "content": line})
+                if tell and (forgotten := _forget(generator, messages)):
+                    tell(f"the chat has outgrown the model's context: its first {forgotten} messages are forgotten")
+                made = generator.answer(messages, max_new_tokens, on_text)
+                messages.append({"role": "assistant", "content": made.text})
+            else:
+                made = generator.go_on(line, max_new_tokens, on_text)
+        except TextError as error:
+            if tell is None:
+                raise
+            tell(str(error))
+            del messages[-1:]
+            continue
         yield made
+
+
+def _forget(generator: Generator, messages: list[Message]) -> int:
+    """Drop the oldest turns of a chat that leaves no room for an answer, until it fills half of the context at most."""
+    before = len(messages)
+    if generator.share_of_context(messages) >= 1:
+        while len(messages) > 1 and generator.share_of_context(messages) > 0.5:
+            del messages[:2]
+    return before - len(messages)

@@ -31,7 +31,8 @@ def generate(
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     lines = terminal.typed_lines() if prompt is None else [prompt]
-    with Generator(engine, sampling=sampling) as generator:
-        on_text = ignore_text if json else terminal.write_text
-        for made in converse(generator, lines, chat=chat, max_new_tokens=max_new_tokens, on_text=on_text):
+    talking = prompt is None and terminal.someone_types()
+    tell, on_text = terminal.print_line if talking else None, ignore_text if json else terminal.write_text
+    with Generator(engine, sampling=sampling, interruptible=talking) as generator:
+        for made in converse(generator, lines, chat=chat, max_new_tokens=max_new_tokens, on_text=on_text, tell=tell):
             terminal.end_text(made, as_json=json)
