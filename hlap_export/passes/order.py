@@ -79,6 +79,7 @@ def ort(num_positions: int, quantise: QuantiseWeights | None = None) -> tuple[ir
         KeepLastTokens(),
         SkipNorms(),
         LowerNorms(),  # those that follow no addition
+        # A norm's gain isn't folded into the matrices of a value-only layer: the norm's operator can't be without one.
         *([quantise] if quantise else []),  # after the passes that make matrices of others
         common.RemoveUnusedNodesPass(),
         DropUnreadInputs(),
