@@ -5,8 +5,8 @@ Written for version 0.18, model type "decoder". What it does with an engine:
 * It takes the layers that keep a cache from the graph's input names, and each one's heads from their shapes. A plan
   with holes or with fewer heads in some layers therefore needs no word about it here.
 * The cache is concatenated (`portable`), or written in place into buffers that hold `max_length` tokens (`ort`).
-* It pads a batch on the right. `portable` graphs count sliding windows in places, padding included: prompts of unequal
-  length belong into batches of their own there, once they are longer than the window.
+* It pads a batch on the right. `portable` graphs count sliding windows in places, padding included, which is wrong for
+  the shorter prompts of a batch: with windows they are refused.
 * Its `Engine` for continuous batching asks for paged attention, which no flavour has.
 """
 
@@ -18,15 +18,19 @@ from typing import Any
 
 from hlap_export.artifacts import Manifest
 from hlap_export.bundles.genai_trial import try_out, why_not_tried
-from hlap_export.checkpoint import read_layout
+from hlap_export.checkpoint import ModelLayout, read_layout
 from hlap_export.checkpoint.generation_config import GenerationDefaults, read_generation_defaults
 from hlap_export.engines.base import GRAPH
 from hlap_export.errors import BundleError
 
 CONFIG = "genai_config.json"
 PROVIDER_OPTIONS: dict[str, list[Any]] = {"CPUExecutionProvider": [], "CUDAExecutionProvider": [{"cuda": {}}]}
+OPTIMISATION = {"CPUExecutionProvider": "ORT_DISABLE_ALL", "CUDAExecutionProvider": "ORT_ENABLE_EXTENDED"}
+"""As the engine itself loads its graph: the CPU's was optimised when it was built, what was verified is what runs; a
+GPU's is stored as it was exported."""
 
 IN_PLACE_FLAVOURS = ("ort",)
+FLAVOURS = (*IN_PLACE_FLAVOURS, "portable")
 # In-place buffers are allocated whole at the start. A model card's 131,072 tokens would be 16 GiB for an 8B model: who
 # wants more than this asks for it, `params.set_search_options(max_length=...)`.
 DEFAULT_MAX_LENGTH = 4096
@@ -64,10 +68,9 @@ def genai_config(folder: Path, engine: Manifest) -> dict[str, Any]:
             "vocab_size": engine.facts["vocab_size"],
             "decoder": {
                 "filename": GRAPH,
-                # The graph was optimised when it was built; what was verified is what runs.
                 "session_options": {
                     "log_id": "onnxruntime-genai",
-                    "graph_optimization_level": "ORT_DISABLE_ALL",
+                    "graph_optimization_level": OPTIMISATION[engine.facts["provider"]],
                     "provider_options": PROVIDER_OPTIONS[engine.facts["provider"]],
                 },
                 "hidden_size": layout.hidden_size,
@@ -122,6 +125,7 @@ def _require_expressible(folder: Path, engine: Manifest) -> None:
             found=f"one of {engine.parameters['engine']}, on {engine.facts['provider']}",
             fix="build with --engine onnxruntime",
         )
+    _require_expressible_graph(read_layout(folder), engine.parameters["flavour"])
     missing = [name for name in TOKENIZER_FILES if not (folder / name).is_file()]
     if missing:
         raise BundleError(
@@ -130,3 +134,28 @@ def _require_expressible(folder: Path, engine: Manifest) -> None:
             found=f"no {' and no '.join(missing)}",
             fix="save the model's tokenizer with transformers (AutoTokenizer ... save_pretrained) and export again",
         )
+
+
+def _require_expressible_graph(layout: ModelLayout, flavour: str) -> None:
+    if flavour not in FLAVOURS:
+        raise BundleError(
+            where="the engine's graph",
+            expected=f"one of flavour {' or '.join(FLAVOURS)}, whose inputs onnxruntime-genai knows",
+            found=f"flavour {flavour}",
+            fix="export with --flavour ort and build again",
+        )
+    if flavour == "portable" and _has_windows(layout):
+        raise BundleError(
+            where="the engine's graph",
+            expected="attention that onnxruntime-genai's padding, on the right, doesn't change",
+            found=f"flavour portable with sliding windows of {layout.sliding_window} places, padding included",
+            fix="export with --flavour ort, which counts tokens, and build again",
+        )
+
+
+def _has_windows(layout: ModelLayout) -> bool:
+    """Whether a layer with attention sees fewer tokens than the longest context has."""
+    if layout.sliding_window is None or layout.sliding_window >= layout.max_positions:
+        return False
+    types = layout.layer_types
+    return any(types is None or types[layer.index] == "sliding_attention" for layer in layout.cached_layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from hlap_export import inspect
 from hlap_export.artifacts import read_manifest
 from hlap_export.bundles import bundle
 from hlap_export.bundles.genai_trial import try_out
+from hlap_export.bundles.ort_genai import _has_windows
+from hlap_export.checkpoint import read_layout
 from hlap_export.engines import open_session
 from hlap_export.errors import BundleError
 from hlap_export.families import FAMILIES
 from hlap_export.generate.sampling import Sampling, chooser
 from hlap_export.generate.tokens import token_stream
-from tests.bundles.bundled import EOS, TinyBundles, genai_tokens, transformers_tokens, up_to_stop
+from tests.bundles.bundled import EOS, TinyBundles, add_tokenizer, genai_tokens, transformers_tokens, up_to_stop
 from tests.tiny import VOCAB_SIZE
-from tests.tiny_engines import altered
+from tests.tiny_engines import TinyEngines, altered
 
 PROMPT = np.random.default_rng(3).integers(1, VOCAB_SIZE, 9).tolist()
 STOPPING_PROMPT = np.random.default_rng(0).integers(1, VOCAB_SIZE, 9).tolist()
@@ -34,8 +37,10 @@ def set_json(path: Path, **values: Any) -> None:
 
 
 # "mixed" has fewer heads in layers 0 and 2, a value-only layer between them, and no attention in layer 3.
+WITH_WINDOWS = ("gemma2", "mistral")
 CASES = [
-    *((family, "mixed", flavour) for family in sorted(FAMILIES) for flavour in ("portable", "ort")),
+    *((family, "mixed", "ort") for family in sorted(FAMILIES)),
+    *((family, "mixed", "portable") for family in sorted(FAMILIES) if family not in WITH_WINDOWS),
     ("llama", "dense", "ort"),
     ("llama", "holes", "ort"),
 ]
@@ -77,12 +82,12 @@ def test_the_model_s_stop_token_ends_the_text(tiny_bundles: TinyBundles) -> None
     assert len(found) < 10
 
 
-def test_a_prompt_in_two_pieces_is_one_prompt(tiny_bundles: TinyBundles) -> None:
-    folder = tiny_bundles.get("mistral", "mixed").folder
+@pytest.mark.parametrize(("family", "flavour"), [("llama", "portable"), ("mistral", "ort")])
+def test_a_prompt_in_two_pieces_is_one_prompt(family: str, flavour: str, tiny_bundles: TinyBundles) -> None:
+    folder = tiny_bundles.get(family, "mixed", "float32", flavour).folder
     assert genai_tokens(folder, [PROMPT[:6]], [PROMPT[6:]]) == genai_tokens(folder, [PROMPT])
 
 
-# In `portable` padding takes up places of a sliding window: a family with windows is only right in `ort`.
 @pytest.mark.parametrize(("family", "flavour"), [("llama", "portable"), ("mistral", "ort")])
 def test_prompts_of_unequal_length_in_a_batch_are_as_alone(
     tiny_bundles: TinyBundles, family: str, flavour: str
@@ -142,7 +147,21 @@ def test_a_bundle_for_a_gpu_is_not_tried_where_there_is_none(
     bundle(on_provider(tiny_bundles, tmp_path, "CUDAExecutionProvider"), tmp_path / "bundle")
     assert "can't use a GPU here" in read_manifest(tmp_path / "bundle").facts["tried_with"]
     config = json.loads((tmp_path / "bundle/genai_config.json").read_text())
-    assert config["model"]["decoder"]["session_options"]["provider_options"] == [{"cuda": {}}]
+    options = config["model"]["decoder"]["session_options"]
+    assert options["provider_options"] == [{"cuda": {}}]
+    assert options["graph_optimization_level"] == "ORT_ENABLE_EXTENDED"
+
+
+def test_a_graph_is_optimised_where_the_engine_itself_would(tiny_bundles: TinyBundles, tmp_path: Path) -> None:
+    made = tiny_bundles.get("llama", "mixed").folder
+    decoder = json.loads((made / "genai_config.json").read_text())["model"]["decoder"]
+    assert decoder["session_options"]["graph_optimization_level"] == "ORT_DISABLE_ALL"
+    # The level that a GPU's engine is given is one that onnxruntime-genai knows.
+    optimised = shutil.copytree(made, tmp_path / "optimised")
+    model = json.loads((made / "genai_config.json").read_text())["model"]
+    model["decoder"]["session_options"]["graph_optimization_level"] = "ORT_ENABLE_EXTENDED"
+    set_json(optimised / "genai_config.json", model=model)
+    assert genai_tokens(optimised, [PROMPT]) == genai_tokens(made, [PROMPT])
 
 
 def on_provider(tiny_bundles: TinyBundles, tmp_path: Path, provider: str) -> Path:
@@ -153,6 +172,35 @@ def on_provider(tiny_bundles: TinyBundles, tmp_path: Path, provider: str) -> Pat
     elsewhere = manifest.model_copy(update={"facts": manifest.facts | {"provider": provider}})
     (engine / "manifest.json").write_text(elsewhere.to_text())
     return engine
+
+
+@pytest.mark.parametrize("family", WITH_WINDOWS)
+def test_windows_that_count_padding_are_refused_with_the_flavour_that_counts_tokens(
+    family: str, tiny_bundles: TinyBundles
+) -> None:
+    with pytest.raises(BundleError, match=r"sliding windows of 7 places.*--flavour ort"):
+        tiny_bundles.get(family, "mixed", "float32", "portable")
+
+
+@pytest.mark.parametrize(
+    ("windowed", "window", "found"),
+    [((0, 3), 7, True), ((1, 3), 7, False), ((0, 3), 128, False)],
+    ids=["a layer with attention", "only layers without", "as long as the longest context"],
+)
+def test_a_window_counts_where_attention_is_and_sees_less_than_everything(
+    windowed: tuple[int, ...], window: int, found: bool, tiny_bundles: TinyBundles
+) -> None:
+    layout = read_layout(tiny_bundles.get("llama", "mixed").checkpoint)  # attention in layers 0 and 2 alone
+    kinds = tuple("sliding_attention" if layer in windowed else "full_attention" for layer in range(4))
+    assert _has_windows(replace(layout, sliding_window=window, layer_types=kinds)) is found
+
+
+def test_an_engine_of_flavour_trt_is_refused(
+    tiny_bundles: TinyBundles, tiny_engines: TinyEngines, tmp_path: Path
+) -> None:
+    engine = altered(tiny_engines.get(flavour="trt").folder, tmp_path / "engine", add_tokenizer)
+    with pytest.raises(BundleError, match=r"found flavour trt.*--flavour ort"):
+        bundle(engine, tmp_path / "bundle")
 
 
 REFUSED = {
