@@ -7,6 +7,10 @@ Written for version 0.18, model type "decoder". What it does with an engine:
 * The cache is concatenated (`portable`), or written in place into buffers that hold `max_length` tokens (`ort`).
 * It pads a batch on the right. `portable` graphs count sliding windows in places, padding included, which is wrong for
   the shorter prompts of a batch: with windows they are refused.
+* It gives the graph a buffer for the logits of every token of a prompt and reads each row's last real one, so that
+  `num_logits_to_keep` stays 0: a graph whose default is 1 fails ("computed output shape"), and what `set_model_input`
+  gives under this name isn't fed. A prompt costs tokens x vocabulary floats and the head's product for each token more
+  than with our own engine, as it does with its builder's graphs.
 * Its `Engine` for continuous batching asks for paged attention, which no flavour has.
 """
 
