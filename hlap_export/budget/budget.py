@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class Budget:
         planned = tuple(steps)
         for needs in planned:
             self._require_memory(needs)
-        # What a resumed run has written is kept or replaced.
+        # What an earlier attempt has written is kept or replaced.
         total, free = sum(needs.disk_bytes for needs in planned), disk_free_bytes(out) + _held_bytes(out)
         if total > free:
             parts = [f"{needs.step}: {in_words(needs.disk)}" for needs in planned if needs.disk_bytes]
@@ -87,7 +88,11 @@ class Budget:
 
 
 def _held_bytes(out: Path) -> int:
-    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    """What lies at `out`, and beside it under its name while it isn't whole: `.out.partial`, `.plan.json.search`."""
+    unfinished = out.parent.glob(f".{glob.escape(out.name)}.*")
+    return sum(
+        path.stat().st_size for place in (out, *unfinished) for path in (place, *place.rglob("*")) if path.is_file()
+    )
 
 
 def announcement(needs: Needs, speeds: Speeds, out: Path) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +112,30 @@ def test_a_run_is_refused_before_it_begins_if_its_outputs_do_not_fit_together() 
     budget.allow_all([LARGE] * 5, Path("out"))
     with pytest.raises(BudgetError, match=r"12\.00 GiB of disk free"):
         budget.allow_all([LARGE] * 6, Path("out"))
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("out", "left_behind", "counts"),
+    [
+        ("out", "out/checkpoint/model.safetensors", True),
+        ("out", ".out.partial/model-00001-of-00002.safetensors", True),
+        ("plan.json", ".plan.json.search/states/3.bin", True),
+        ("o*t", ".out.partial/model.safetensors", False),
+        ("out", ".other.partial/model.safetensors", False),
+    ],
+)
+def test_disk_that_an_earlier_attempt_has_written_is_not_asked_for_again(
+    tmp_path: Path, out: str, left_behind: str, counts: bool
+) -> None:
+    path = tmp_path / left_behind
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+        file.truncate(2 * GIB)  # of holes
+    budget = Budget(max_memory=None, tell=lambda line: None)
+    twelve = replace(SMALL, disk=(Term(num_bytes=12 * GIB, why="weights"),))
+    with nullcontext() if counts else pytest.raises(BudgetError, match="of disk free"):
+        budget.allow(twelve, tmp_path / out)
 
 
 @pytest.mark.parametrize(
