@@ -105,7 +105,11 @@ def announcement(needs: Needs, speeds: Speeds, out: Path) -> tuple[str, ...]:
     ]
     if needs.disk:
         lines.append(f"  disk: {in_words(needs.disk)}")
-    return (*lines, f"  time: {work_in_words(needs.work, speeds)}")
+    lines.append(f"  time: {work_in_words(needs.work, speeds)}")
+    if speeds.disk_is_assumed:
+        read, write = in_bytes(int(speeds.read_bytes)), in_bytes(int(speeds.write_bytes))
+        lines.append(f"  the disk at {out} can't be timed: assumed to read {read} and to write {write} per second")
+    return tuple(lines)
 
 
 def _speeds_worth_telling(needs: Needs, out: Path) -> Speeds | None:
@@ -113,5 +117,6 @@ def _speeds_worth_telling(needs: Needs, out: Path) -> Speeds | None:
     large = needs.memory_bytes > MUCH_MEMORY_BYTES
     if not large and needs.seconds(ASSUMED_SLOWEST) <= LONG_SECONDS:
         return None
-    speeds = measure_speeds(out, multiplies=any(work.kind in ("multiply", "traverse") for work in needs.work))
+    multiplies = any(work.kind in ("multiply", "traverse") for work in needs.work)
+    speeds = measure_speeds(out, multiplies=multiplies, writes=bool(needs.disk))
     return speeds if large or needs.seconds(speeds) > LONG_SECONDS else None

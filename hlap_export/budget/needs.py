@@ -37,13 +37,18 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speeds:
-    """How fast a machine does each kind of work, per second."""
+    """How fast a machine does each kind of work, per second.
+
+    Attributes:
+        disk_is_assumed: whether the disk couldn't be timed, and its speeds are a guess.
+    """
 
     read_bytes: float
     write_bytes: float
     hash_bytes: float
     multiplications: float
     memory_bytes: float
+    disk_is_assumed: bool = False
 
     def seconds(self, work: Work) -> float:
         """How long a piece of work takes."""

@@ -1,4 +1,7 @@
-"""How fast this machine is, measured in about a second: a file written, read and hashed, and two matrix products."""
+"""How fast this machine is, measured in about a second: a file written, read and hashed, and two matrix products.
+
+A step that writes nothing has nothing written for it: what it will read is read instead.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 from hlap_export.budget.needs import Speeds
 
@@ -20,15 +24,16 @@ CHUNK_BYTES = 4 * 2**20
 MATRIX_SIZE = 1024
 
 
-def measure_speeds(folder: Path, *, multiplies: bool) -> Speeds:
+def measure_speeds(folder: Path, *, multiplies: bool, writes: bool = True) -> Speeds:
     """Measure the disk that `folder` is on, or will be on, and the processor.
 
     Args:
-        folder: where the output goes.
+        folder: where the output goes, or what is read lies.
         multiplies: whether the processor is to be timed too; it loads torch.
+        writes: whether a file may be written there, for a moment; else one that is there is read.
     """
-    exists = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
-    write, read = _disk_speed(exists, exists.stat().st_dev)
+    disk = _disk_speed(folder, writes=writes)
+    write, read = disk or (ASSUMED_SLOWEST.write_bytes, ASSUMED_SLOWEST.read_bytes)
     multiplications, memory = ASSUMED_SLOWEST.multiplications, ASSUMED_SLOWEST.memory_bytes
     if multiplies:
         multiplications, memory = _arithmetic_speed()
@@ -38,34 +43,63 @@ def measure_speeds(folder: Path, *, multiplies: bool) -> Speeds:
         hash_bytes=_hash_speed(),
         multiplications=multiplications,
         memory_bytes=memory,
+        disk_is_assumed=disk is None,
     )
 
 
 _known_disks: dict[int, tuple[float, float]] = {}
 
 
-def _disk_speed(folder: Path, device: int) -> tuple[float, float]:
-    """Bytes per second (written, read) of a file on this disk, the page cache left out where the system allows."""
-    if device not in _known_disks:
-        chunk = os.urandom(CHUNK_BYTES)  # some disks compress zeros away
-        with tempfile.TemporaryFile(dir=folder) as file:
+def _disk_speed(folder: Path, *, writes: bool) -> tuple[float, float] | None:
+    """Bytes per second (written, read) of a file on this disk; None where it can't be timed."""
+    exists = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    device = exists.stat().st_dev
+    try:
+        if device not in _known_disks and writes:
+            _known_disks[device] = _write_and_read(exists)
+        return _known_disks.get(device) or _read_largest(exists)
+    except OSError:  # read-only or full: the step itself says so where it matters
+        return None
 
-            def write() -> None:
-                for _ in range(PROBE_BYTES // CHUNK_BYTES):
-                    file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
 
-            def read() -> None:
-                file.seek(0)
-                while file.read(CHUNK_BYTES):
-                    pass
+def _write_and_read(folder: Path) -> tuple[float, float]:
+    """Of a new file, written to the disk and read from it again."""
+    chunk = os.urandom(CHUNK_BYTES)  # some disks compress zeros away
+    with tempfile.TemporaryFile(dir=folder) as file:
 
-            writing = _seconds(write)
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            _known_disks[device] = PROBE_BYTES / writing, PROBE_BYTES / _seconds(read)
-    return _known_disks[device]
+        def write() -> None:
+            for _ in range(PROBE_BYTES // CHUNK_BYTES):
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+
+        return PROBE_BYTES / _seconds(write), _read_speed(file)
+
+
+def _read_largest(folder: Path) -> tuple[float, float] | None:
+    """Of the largest file in the folder, where there is one; how fast it would be written isn't known."""
+    sizes = {path: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    largest = max(sizes, key=sizes.__getitem__, default=None)
+    if largest is None or not sizes[largest]:
+        return None
+    with largest.open("rb") as file:
+        return ASSUMED_SLOWEST.write_bytes, _read_speed(file)
+
+
+def _read_speed(file: IO[bytes]) -> float:
+    """Of a file's first bytes, the page cache left out where the system allows."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, PROBE_BYTES, os.POSIX_FADV_DONTNEED)
+    file.seek(0)
+    num_bytes = 0
+
+    def read() -> None:
+        nonlocal num_bytes
+        while num_bytes < PROBE_BYTES and (chunk := file.read(CHUNK_BYTES)):
+            num_bytes += len(chunk)
+
+    seconds = _seconds(read)
+    return num_bytes / seconds
 
 
 @cache

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from hlap_export.budget import budget as budget_module
+from hlap_export.budget import probe
 from hlap_export.budget.budget import Budget
 from hlap_export.budget.needs import Needs, Speeds, Term, Work
-from hlap_export.budget.probe import measure_speeds
+from hlap_export.budget.probe import ASSUMED_SLOWEST, measure_speeds
 from hlap_export.budget.sizes import parse_size
 from hlap_export.errors import BudgetError
 
@@ -35,7 +39,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget_module, "memory_available_bytes", lambda: 8 * GIB)
     monkeypatch.setattr(budget_module, "memory_used_bytes", lambda: 0)
     monkeypatch.setattr(budget_module, "disk_free_bytes", lambda out: 10 * GIB)
-    monkeypatch.setattr(budget_module, "measure_speeds", lambda out, *, multiplies: SPEEDS)
+    monkeypatch.setattr(budget_module, "measure_speeds", lambda out, *, multiplies, writes: SPEEDS)
 
 
 def told_about(needs: Needs, *, max_memory: int | None = None) -> list[str]:
@@ -55,7 +59,7 @@ def test_a_large_step_is_announced_with_its_arithmetic() -> None:
 
 @pytest.mark.usefixtures("machine")
 def test_a_small_step_is_not_announced_and_not_probed_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    def probed(out: Path, *, multiplies: bool) -> Speeds:
+    def probed(out: Path, *, multiplies: bool, writes: bool) -> Speeds:
         raise AssertionError("a small step was probed for")
 
     monkeypatch.setattr(budget_module, "measure_speeds", probed)
@@ -156,3 +160,48 @@ def test_the_probe_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert min(speeds.read_bytes, speeds.write_bytes, speeds.hash_bytes) > 1e6
     assert speeds.multiplications > 1e8
     assert list(tmp_path.iterdir()) == []
+
+
+def refuse_to_write(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    """A disk that no file can be made on, and that nothing is known of."""
+
+    def refused(**options: object) -> object:
+        raise error
+
+    monkeypatch.setattr(probe, "_known_disks", {})
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+
+
+def test_where_nothing_is_to_be_written_what_is_there_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_write(monkeypatch, OSError(errno.EROFS, "Read-only file system"))
+    (tmp_path / "model.onnx.data").write_bytes(bytes(8 * 2**20))
+    (tmp_path / "config.json").write_text("{}")
+    speeds = measure_speeds(tmp_path, multiplies=False, writes=False)
+    assert speeds.read_bytes > 1e6
+    assert not speeds.disk_is_assumed
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_disk_that_cannot_be_written_or_read_is_assumed_to_be_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    refuse_to_write(monkeypatch, OSError(code, os.strerror(code)))
+    for writes in (True, False):  # there is no file to read either
+        speeds = measure_speeds(tmp_path, multiplies=False, writes=writes)
+        assert speeds.disk_is_assumed
+        assert (speeds.read_bytes, speeds.write_bytes) == (ASSUMED_SLOWEST.read_bytes, ASSUMED_SLOWEST.write_bytes)
+
+
+@pytest.mark.usefixtures("machine")
+def test_an_assumed_disk_is_told_and_only_what_writes_may_write_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def assumed(out: Path, *, multiplies: bool, writes: bool) -> Speeds:
+        asked.append(writes)
+        return replace(SPEEDS, disk_is_assumed=True)
+
+    monkeypatch.setattr(budget_module, "measure_speeds", assumed)
+    reading = replace(LARGE, disk=(), work=(Work(kind="read", amount=4 * GIB, why="load"),))
+    told = "  the disk at out can't be timed: assumed to read 1.00 GiB and to write 512.0 MiB per second"
+    assert told_about(LARGE)[-1] == told_about(reading)[-1] == told
+    assert asked == [True, False]
