@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from hlap_export.errors import BackendMissing, CheckFailed, HlapError, RecipeErr
 from hlap_export.plan import load_plan
 from hlap_export.recipe import parse_alphas
 from tests.report.sample import sample_summary
+from tests.test_architecture import FLAGS
 from tests.tiny import save_tiny
 from tests.tiny_run import FinishedRun
 
@@ -205,6 +207,54 @@ def test_export_and_build_refuse_what_is_not_available(tmp_path: Path, finished:
     assert exit_code("build", finished.out / "onnx/pruned", "--out", out, "--engine", "tensorrt") == 3
     assert exit_code("build", checkpoint, "--out", out) == 2
     assert not out.exists()
+
+
+MEMORY_TAKING = {
+    "run": "--out {out}",
+    "plan": "{model} --out {out}",
+    "prune": "{model} --plan {run}/plan.json --out {out}",
+    "export": "{run}/checkpoint --out {out}",
+    "build": "{run}/onnx/pruned --out {out}",
+    "verify": "{run}/engine/pruned --reference {run}/checkpoint",
+    "bench": "{run}/engine/pruned --baseline {run}/engine/dense",
+    "eval": "{run}/engine/pruned --tasks any",
+    "generate": "{run}/engine/pruned --prompt import",
+    "bundle": "{run}/engine/pruned --out {out}",
+}
+
+
+def test_every_verb_that_takes_a_memory_limit_is_held_to_it_below() -> None:
+    assert {verb for verb, flags in FLAGS.items() if "--max-memory" in flags} == set(MEMORY_TAKING)
+
+
+@pytest.mark.parametrize("verb", MEMORY_TAKING)
+def test_a_step_that_needs_more_memory_than_allowed_does_not_begin(
+    verb: str, finished: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(finished.out.rglob("*"))
+    places = {"model": finished.model, "run": finished.out, "out": tmp_path / "out"}
+    arguments = [word.format(**places) for word in MEMORY_TAKING[verb].split()]
+    assert exit_code(verb, *arguments, "--max-memory", "1MiB") == 2
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert re.search(r": expected at most 1.00 MiB of memory, as --max-memory says, .* raise --max-memory\n$", said)
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(finished.out.rglob("*")) == before
+
+
+def test_verify_keeps_no_more_of_its_reference_in_memory_than_it_may(
+    finished: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def answer(*_: object, options: Any, **__: object) -> object:
+        asked.append(options)
+        raise HlapError(where="x", expected="a", found="b", fix="c")
+
+    monkeypatch.setattr(importlib.import_module("hlap_export.verify"), "verify", answer)
+    verb = ("verify", finished.out / "engine/pruned", "--reference", finished.out / "checkpoint")
+    assert exit_code(*verb, "--max-memory", "2GiB") == 2
+    assert [options.max_memory for options in asked] == [2 * 2**30]
 
 
 def test_alphas_are_pairs_of_layer_and_value() -> None:

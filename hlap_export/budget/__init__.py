@@ -1,9 +1,9 @@
 """What a step will need of the machine, told and checked before it begins."""
 
 from hlap_export.budget.budget import Budget
-from hlap_export.budget.files import build_needs, export_needs, prune_needs
+from hlap_export.budget.files import build_needs, bundle_needs, export_needs, prune_needs
 from hlap_export.budget.needs import Needs, Speeds, Term, Work
-from hlap_export.budget.running import bench_needs, verify_needs
+from hlap_export.budget.running import bench_needs, evaluate_needs, generate_needs, verify_needs
 from hlap_export.budget.searching import SearchSize, search_needs
 from hlap_export.budget.sizes import parse_size
 from hlap_export.budget.whole_run import plan_needs, run_needs
@@ -19,7 +19,10 @@ __all__ = [
     "Work",
     "bench_needs",
     "build_needs",
+    "bundle_needs",
+    "evaluate_needs",
     "export_needs",
+    "generate_needs",
     "model_at",
     "parse_size",
     "plan_needs",

@@ -113,7 +113,7 @@ def build_needs(model: Model) -> Needs:
             Work(kind="hash", amount=2 * weights, why="hash input and output"),
             Work(kind="write", amount=weights, why=f"write {in_bytes(weights)}"),
         ),
-        advice="export with --dtype int4 or int8, or build on a machine with more memory",
+        advice="export with --dtype int4 or int8, build on a machine with more memory, or raise --max-memory",
     )
 
 
@@ -128,5 +128,5 @@ def bundle_needs(model: Model) -> Needs:
             Work(kind="read", amount=2 * weights, why=f"read {in_bytes(weights)} twice"),
             Work(kind="write", amount=weights, why=f"write {in_bytes(weights)}"),
         ),
-        advice="bundle on a machine with more memory",
+        advice="bundle on a machine with more memory, or raise --max-memory",
     )

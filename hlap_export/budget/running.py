@@ -1,4 +1,4 @@
-"""What the steps need that run engines: verify and bench. Weights and cache must fit in memory."""
+"""What the steps need that run engines: verify, bench, eval, generate. Weights and cache must fit in memory."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hlap_export.counting import (
     num_weights,
     stored_bytes,
 )
+from hlap_export.evaluate.likelihood import LOGITS_BYTES
 from hlap_export.report.wording import in_bytes
 
 MIB = 2**20
@@ -30,6 +31,7 @@ USABLE = 0.8  # of the memory that there is, beside logits and what a layer comp
 PAIRS = 6  # timed pairs of a long case, and its first, which isn't counted
 ROUNDS = 5  # of loading and timing
 SECONDS_PER_CASE = 2.0  # that short cases are repeated for
+ASKED_TOKENS = 1024  # of a task's question with its answer; which tasks ask longer ones isn't known beforehand
 
 
 def verify_needs(
@@ -72,7 +74,7 @@ def verify_needs(
             Work(kind="traverse", amount=DECODE_STEPS * weights, why=f"{DECODE_STEPS} decode steps"),
             Work(kind="wait", amount=3.0, why="start"),
         ),
-        advice="verify an export with --dtype int8 or int4, or use a machine with more memory",
+        advice="verify an export with --dtype int8 or int4, use a machine with more memory, or raise --max-memory",
     )
 
 
@@ -131,7 +133,48 @@ def bench_needs(
                 why="repeats",
             ),
         ),
-        advice="bench exports with --dtype int8 or int4, shorter lengths, or a machine with more memory",
+        advice="bench exports with --dtype int8 or int4, take shorter lengths, or raise --max-memory",
+    )
+
+
+def evaluate_needs(engines: Sequence[Model], *, batch_size: int) -> Needs:
+    """Eval: one engine after another; how long it takes depends on the tasks' questions, which aren't known yet."""
+    tokens = min(ASKED_TOKENS, *(engine.layout.max_positions for engine in engines))
+    rows = f"{batch_size} texts of {tokens} tokens"
+    weights = sum(stored_bytes(engine) for engine in engines)
+    largest = max(engines, key=stored_bytes)
+    logits_bytes = tokens * largest.layout.vocab_size * FLOAT_BYTES
+    return Needs(
+        step="eval",
+        memory=(
+            ENGINE_LIBRARIES,
+            *loaded_weights(largest, "the engine's weights"),
+            Term(
+                num_bytes=2 * batch_size * tokens * max(kv_bytes_per_token(engine) for engine in engines),
+                why=f"the cache of {rows}, twice",
+            ),
+            Term(
+                num_bytes=2 * max(logits_bytes, min(batch_size * logits_bytes, LOGITS_BYTES)),
+                why=f"logits of at most {rows}, twice",
+            ),
+        ),
+        work=(Work(kind="read", amount=weights, why=f"load {in_bytes(weights)}"),),
+        advice="take a smaller --batch-size, evaluate an export with --dtype int8 or int4, or raise --max-memory",
+    )
+
+
+def generate_needs(engine: Model, *, max_new_tokens: int) -> Needs:
+    """Generate: the engine is loaded, and its cache grows with each token; a prompt's part isn't known yet."""
+    weights, tokens = stored_bytes(engine), min(max_new_tokens, engine.layout.max_positions)
+    return Needs(
+        step="generate",
+        memory=(
+            ENGINE_LIBRARIES,
+            *loaded_weights(engine, "the engine's weights"),
+            Term(num_bytes=2 * tokens * kv_bytes_per_token(engine), why=f"its cache of {tokens} new tokens, twice"),
+        ),
+        work=(Work(kind="read", amount=weights, why=f"load {in_bytes(weights)}"),),
+        advice="take an export with --dtype int8 or int4, a machine with more memory, or raise --max-memory",
     )
 
 

@@ -76,7 +76,7 @@ def search_needs(dense: Model, size: SearchSize, *, room_bytes: int | None) -> N
             Work(kind="read", amount=placed.read_bytes, why=f"read {in_bytes(placed.read_bytes)} of weights"),
             Work(kind="wait", amount=5.0, why="start"),
         ),
-        advice="take fewer or shorter calibration windows, raise --max-memory, or use a machine with more memory",
+        advice="take fewer or shorter calibration windows, a machine with more memory, or raise --max-memory",
     )
 
 

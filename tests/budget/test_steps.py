@@ -16,7 +16,9 @@ from hlap_export.budget import (
     SearchSize,
     bench_needs,
     build_needs,
+    evaluate_needs,
     export_needs,
+    generate_needs,
     prune_needs,
     run_needs,
     search_needs,
@@ -74,6 +76,17 @@ def test_engines_are_held_whole_and_two_at_once_only_where_they_are_timed() -> N
         weights < verify_needs(DENSE, graph, windows=2, window_length=64, room_bytes=2**40).memory_bytes < 1.4 * weights
     )
     assert 2 * weights < bench_needs(graph, graph, **lengths).memory_bytes < 2.8 * weights
+
+
+def test_what_answers_or_writes_holds_one_engine_its_cache_and_logits() -> None:
+    int4, float32 = (Model(layout=LAYOUT, dtype=dtype) for dtype in ("int4", "float32"))
+    weights = 4 * 8_030_261_248
+    for needs in (evaluate_needs([int4, float32], batch_size=8), generate_needs(float32, max_new_tokens=256)):
+        assert weights < needs.memory_bytes < 1.5 * weights
+    # 7 more texts of 1,024 tokens of 256 KiB; their logits are as many as before, two texts at a time.
+    one, eight = (evaluate_needs([float32], batch_size=rows).memory_bytes for rows in (1, 8))
+    logits = 2**30 - 1024 * 128_256 * 4
+    assert eight - one == 2 * (7 * 1024 * 256 * 2**10 + logits)
 
 
 def test_the_search_takes_the_memory_that_it_is_given_and_no_more() -> None:

@@ -10,7 +10,7 @@ import typer
 import hlap_export
 from hlap_export import terminal
 from hlap_export.budget import bench_needs, model_at
-from hlap_export.cli.options import Debug, Json, RecipeFile
+from hlap_export.cli.options import Debug, Json, MaxMemory, RecipeFile
 from hlap_export.recipe import effective_recipe
 
 
@@ -22,6 +22,7 @@ def bench(
     context_length: Annotated[list[int] | None, typer.Option(help="Tokens in the cache; repeatable.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Rows that run together; repeatable.")] = None,
     recipe: RecipeFile = None,
+    max_memory: MaxMemory = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -35,7 +36,7 @@ def bench(
         "context_lengths": tuple(context_length or section.context_lengths),
     }
     batches = tuple(batch or section.batches)
-    terminal.budget().allow(bench_needs(*engines, **lengths, batches=batches), candidate)
+    terminal.budget(max_memory).allow(bench_needs(*engines, **lengths, batches=batches), candidate)
     with terminal.progress().stage("bench") as step:
         report = hlap_export.bench(
             candidate,

@@ -10,7 +10,7 @@ import typer
 import hlap_export
 from hlap_export import terminal
 from hlap_export.budget import build_needs, model_at
-from hlap_export.cli.options import Debug, Json, OutFolder, RecipeFile
+from hlap_export.cli.options import Debug, Json, MaxMemory, OutFolder, RecipeFile
 from hlap_export.recipe import effective_recipe, tensorrt_options
 
 
@@ -27,13 +27,14 @@ def build(
     max_prompt: Annotated[
         int | None, typer.Option(help="TensorRT: most tokens of a prompt that run together; left out, 1024.")
     ] = None,
+    max_memory: MaxMemory = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Compile an export into an engine; one that is there already is kept if the same request made it."""
     given = {"capacity": capacity, "max_batch": max_batch, "max_prompt": max_prompt}
     options = tensorrt_options(effective_recipe(recipe, None), engine, given)
-    terminal.budget().allow(build_needs(model_at(export_dir, kind="onnx")), out)
+    terminal.budget(max_memory).allow(build_needs(model_at(export_dir, kind="onnx")), out)
     progress = terminal.progress()
     with progress.stage("build"):
         hlap_export.build(export_dir, out, engine=engine, options=options, tell=progress.note)

@@ -9,7 +9,8 @@ import typer
 
 import hlap_export
 from hlap_export import terminal
-from hlap_export.cli.options import Debug, Json
+from hlap_export.budget import evaluate_needs, model_at
+from hlap_export.cli.options import Debug, Json, MaxMemory
 
 
 def evaluate(
@@ -24,6 +25,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Ask so many questions of each task; left out, all.")] = None,
     batch_size: Annotated[int, typer.Option(help="Texts that run together.")] = 8,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template.")] = False,
+    max_memory: MaxMemory = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -33,6 +35,8 @@ def evaluate(
     options = EvaluateOptions(
         tasks_folder=tasks_folder, num_fewshot=num_fewshot, limit=limit, batch_size=batch_size, chat=chat
     )
+    engines = [model_at(folder, kind="engine") for folder in (engine, baseline) if folder is not None]
+    terminal.budget(max_memory).allow(evaluate_needs(engines, batch_size=batch_size), engine)
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     with terminal.progress().stage("eval") as step:
         report = hlap_export.evaluate(engine, names, baseline=baseline, options=options, on_progress=step)

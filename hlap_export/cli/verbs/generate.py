@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from hlap_export import terminal
-from hlap_export.cli.options import Debug, Json
+from hlap_export.budget import generate_needs, model_at
+from hlap_export.cli.options import Debug, Json, MaxMemory
 
 
 def generate(
@@ -23,6 +24,7 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Only the likeliest tokens of this joint probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Another seed, another text, above temperature 0.")] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Talk: through the model's chat template.")] = False,
+    max_memory: MaxMemory = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -30,6 +32,8 @@ def generate(
     from hlap_export.generate import Generator, Sampling, converse, ignore_text
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    needs = generate_needs(model_at(engine, kind="engine"), max_new_tokens=max_new_tokens)
+    terminal.budget(max_memory).allow(needs, engine)
     lines = terminal.typed_lines() if prompt is None else [prompt]
     talking = prompt is None and terminal.someone_types()
     tell, on_text = terminal.print_line if talking else None, ignore_text if json else terminal.write_text

@@ -10,7 +10,7 @@ import typer
 import hlap_export
 from hlap_export import terminal
 from hlap_export.budget import model_at, verify_needs
-from hlap_export.cli.options import Debug, Json, RecipeFile, Text
+from hlap_export.cli.options import Debug, Json, MaxMemory, RecipeFile, Text
 from hlap_export.recipe import effective_recipe
 
 
@@ -27,6 +27,7 @@ def verify(
         bool, typer.Option("--bisect", help="Measure each layer's own error even if no check failed.")
     ] = False,
     recipe: RecipeFile = None,
+    max_memory: MaxMemory = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -34,7 +35,7 @@ def verify(
     from hlap_export import reference_model
     from hlap_export.verify import VerifyOptions
 
-    section = effective_recipe(recipe, None).verify
+    section, budget = effective_recipe(recipe, None).verify, terminal.budget(max_memory)
     options = VerifyOptions(
         windows=section.windows,
         window_length=section.window_length,
@@ -42,8 +43,9 @@ def verify(
         context_length=section.context_length,
         bisect=bisect,
         dense=dense,
+        max_memory=budget.max_memory,
     )
-    models, budget = (model_at(reference), model_at(candidate, kind="engine")), terminal.budget()
+    models = (model_at(reference), model_at(candidate, kind="engine"))
     size = {"windows": options.windows, "window_length": options.window_length}
     budget.allow(verify_needs(*models, **size, room_bytes=budget.room_bytes), candidate)
     with terminal.progress().stage("verify") as step:
