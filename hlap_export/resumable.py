@@ -96,8 +96,9 @@ def resumable(out: Path, *, request: str) -> Generator[ResumableFolder]:
                 if not unfinished.files:
                     discard_partial(partial)
                 raise
+            require_free(out)  # while there is still a journal to go on with
+            journal_of(partial).unlink(missing_ok=True)  # before the rename: a kill after it would leave it for good
             move_into_place(partial, out)
-            journal_of(partial).unlink(missing_ok=True)
 
 
 def journal_of(partial: Path) -> Path:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from hlap_export import resumable as resumable_module
+from hlap_export.artifacts import move_into_place
 from hlap_export.errors import OutputError
 from hlap_export.resumable import resumable
 
@@ -93,6 +95,37 @@ def test_two_at_once_are_refused_and_the_first_one_finishes(tmp_path: Path) -> N
         with pytest.raises(OutputError, match="another process"), resumable(tmp_path / "out", request="r"):
             pass
     assert (tmp_path / "out/a").read_bytes() == b"a"
+
+
+def test_a_kill_right_after_the_result_has_appeared_leaves_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved_and_killed(partial: Path, out: Path) -> None:
+        move_into_place(partial, out)
+        raise StoppedError
+
+    def write() -> None:
+        with resumable(tmp_path / "out", request="r") as work, work.new_file("a") as file:
+            file.write(b"a")
+
+    monkeypatch.setattr(resumable_module, "move_into_place", moved_and_killed)
+    with pytest.raises(StoppedError):
+        write()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_place_that_was_taken_meanwhile_costs_nothing_that_is_finished(tmp_path: Path) -> None:
+    def write() -> None:
+        with resumable(tmp_path / "out", request="r") as work:
+            with work.new_file("a") as file:
+                file.write(b"a")
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out/mine").touch()
+
+    with pytest.raises(OutputError, match="folder with files"):
+        write()
+    (tmp_path / "out/mine").unlink()
+    assert finish(tmp_path / "out").keys() == {"a"}
 
 
 def test_an_occupied_place_is_refused(tmp_path: Path) -> None:
