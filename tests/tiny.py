@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from hlap_export.families import FAMILIES
 
@@ -68,3 +69,12 @@ def save_tiny(folder: Path, model_type: str, *, shard_size: str = "5GB", **argum
     """Write a tiny dense checkpoint (no tokenizer) and return its folder."""
     tiny_model(model_type, **arguments).save_pretrained(folder, max_shard_size=shard_size)
     return folder
+
+
+def store_tied_pair_as_head(checkpoint: Path) -> Path:
+    """Store a tied pair as `safetensors.torch.save_model` does, under the first of its names."""
+    path = checkpoint / "model.safetensors"
+    weights = load_file(path)
+    weights["lm_head.weight"] = weights.pop("model.embed_tokens.weight")
+    save_file(weights, path, metadata={"format": "pt"})
+    return checkpoint

@@ -27,10 +27,8 @@ from hlap_export.checkpoint.layout import ModelLayout, read_layout
 from hlap_export.checkpoint.loading import check_weights, model_class_of
 from hlap_export.checkpoint.placement import FLOAT_BYTES, Device, Placement, memory_of_devices, place
 from hlap_export.checkpoint.reading import WeightReader
+from hlap_export.checkpoint.tensors import EMBEDDING, HEAD
 from hlap_export.machine import return_freed_memory
-
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hlap_export.checkpoint import remote_code
 from hlap_export.checkpoint.layout import read_config, read_layout, stock_config
-from hlap_export.checkpoint.tensors import CheckpointTensors, open_tensors
+from hlap_export.checkpoint.tensors import EMBEDDING, HEAD, CheckpointTensors, open_tensors
 from hlap_export.errors import CheckpointError
 from hlap_export.families import family_of
 
@@ -64,8 +64,9 @@ def check_weights(model: Path) -> CheckpointTensors:
     tensors = open_tensors(model)
     found = {name: record.shape for name, record in tensors.by_name.items() if not name.endswith("rotary_emb.inv_freq")}
     expected = expected_shapes(model)
-    if read_layout(model).tied_embeddings and "lm_head.weight" not in found:
-        expected.pop("lm_head.weight")
+    # transformers stores a tied pair as the embedding, `safetensors.torch.save_model` as the head.
+    if read_layout(model).tied_embeddings and (absent := [name for name in (HEAD, EMBEDDING) if name not in found]):
+        expected.pop(absent[0])
     problems = [f"{name} missing" for name in sorted(expected.keys() - found.keys())]
     problems += [f"{name} unknown to the architecture" for name in sorted(found.keys() - expected.keys())]
     problems += [

@@ -12,6 +12,8 @@ from hlap_export.errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 _HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit on its JSON header
 
 

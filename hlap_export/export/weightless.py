@@ -19,7 +19,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from hlap_export.checkpoint.loading import model_class_of
-from hlap_export.checkpoint.tensors import CheckpointTensors
+from hlap_export.checkpoint.tensors import HEAD, CheckpointTensors
 from hlap_export.weights.stored import CheckpointRows
 
 
@@ -56,6 +56,6 @@ def attach_weights(model: ir.Model, tensors: CheckpointTensors) -> None:
         if fake is not None and isinstance(getattr(fake, "raw", None), FakeTensor):
             assert value.name is not None
             # A tied pair is stored under either name.
-            name = value.name if value.name in stored else "lm_head.weight"
+            name = value.name if value.name in stored else HEAD
             value.const_value = stored.tensor(name, fake.dtype)
             value.const_value.name = value.name

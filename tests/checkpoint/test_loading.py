@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hlap_export import reference_model
 from hlap_export.checkpoint import check_weights, load_model, load_tokenizer, read_layout
+from hlap_export.checkpoint.decoder import Batch, open_decoder
 from hlap_export.checkpoint.tensors import open_tensors, read_shard
 from hlap_export.errors import CheckpointError
 from hlap_export.families import FAMILIES
 from hlap_export.prune import prune
 from tests.plans import tiny_plan
-from tests.tiny import save_tiny, tiny_model
+from tests.tiny import save_tiny, store_tied_pair_as_head, tiny_model
 
 GENERATE = """
 import json, sys
@@ -178,6 +180,37 @@ def test_weights_of_fewer_layers_than_the_config_says_are_named(tmp_path: Path) 
     _edit_config(dense, num_hidden_layers=5)
     with pytest.raises(CheckpointError, match=r"model\.layers\.4.*missing and \d+ more"):
         load_model(dense, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("stored", ["dense", "pruned"])
+def test_a_tied_pair_is_found_under_the_heads_name_as_well(stored: str, tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "dense", "llama")
+    store_tied_pair_as_head(model)
+    if stored == "pruned":
+        prune(model, tiny_plan("mixed", read_layout(model)), tmp_path / "pruned")
+        prune(save_tiny(tmp_path / "other", "llama"), tiny_plan("mixed", read_layout(model)), tmp_path / "expected")
+        model, expected = tmp_path / "pruned", load_model(tmp_path / "expected", dtype=torch.float32)
+    else:
+        expected = tiny_model("llama")
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        logits = expected(input_ids=ids, use_cache=False).logits
+        assert torch.equal(load_model(model, dtype=torch.float32)(input_ids=ids, use_cache=False).logits, logits)
+        decoder = open_decoder(model, batch=Batch(windows=1, length=8))
+        h_NTD = decoder.embed(ids)
+        for index in range(decoder.num_layers):
+            with decoder.layer(index) as layer:
+                h_NTD = layer(h_NTD)
+        assert torch.equal(decoder.head.logits(h_NTD), logits)
+
+
+def test_a_tied_pair_under_neither_name_is_missing(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model", "llama")
+    weights = load_file(model / "model.safetensors")
+    weights.pop("model.embed_tokens.weight")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"model\.embed_tokens\.weight missing\."):
+        check_weights(model)
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
