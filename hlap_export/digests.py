@@ -19,6 +19,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from hlap_export.direct_file import DirectFile
+from hlap_export.errors import CheckpointError
 
 CHUNK_BYTES = 4 * 2**20
 # Chunks that may wait for the hashing thread: the memory that reading ahead of it may take.
@@ -182,7 +183,12 @@ class HashingReader:
                 announced = self._announce(announced, end)
             chunk = self._file.read(min(CHUNK_BYTES, end - self._at))
             if not chunk:
-                raise EOFError(f"{self._path} has become shorter while it was read")
+                raise CheckpointError(
+                    where=str(self._path),
+                    expected=f"{self._stat.st_size} bytes, as when it was opened",
+                    found=f"that it has become shorter while it was read: it ends at byte {self._at}",
+                    fix="let nothing else write the file, restore it, and run again",
+                )
             if self._sha256 is None:
                 self._hash.update(chunk)
             self._at += len(chunk)

@@ -8,6 +8,7 @@ import pytest
 
 from hlap_export import digests
 from hlap_export.digests import HashingReader, HashingWriter, file_sha256, known_sha256
+from hlap_export.errors import CheckpointError
 
 LONG_AGO = 1_600_000_000
 # More than one chunk, and no whole number of them.
@@ -93,5 +94,5 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tmp_path: Path
     path = old_file(tmp_path)
     with HashingReader(path) as file:
         os.truncate(path, 100)
-        with pytest.raises(EOFError, match="shorter"):
+        with pytest.raises(CheckpointError, match=r"shorter.*Fix: "):
             list(file.chunks(0, 1000))

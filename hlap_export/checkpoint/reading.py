@@ -11,7 +11,7 @@ from io import FileIO
 import numpy as np
 import torch
 
-from hlap_export.checkpoint.tensors import CheckpointTensors, TensorRecord
+from hlap_export.checkpoint.tensors import CheckpointTensors, TensorRecord, require_floating
 from hlap_export.errors import CheckpointError
 
 BLOCK_BYTES = 16 * 2**20
@@ -60,15 +60,8 @@ class WeightReader:
         return result
 
     def _open(self, record: TensorRecord) -> FileIO:
-        path = self._folder / record.shard
-        if record.dtype not in STORED_DTYPES:
-            raise CheckpointError(
-                where=f"{path}: {record.name}",
-                expected=f"floating-point weights ({', '.join(STORED_DTYPES)})",
-                found=record.dtype,
-                fix="use the checkpoint that this one was made from",
-            )
-        return path.open("rb", buffering=0)
+        require_floating(self._folder, record)
+        return (self._folder / record.shard).open("rb", buffering=0)
 
     def _rows(self, file: FileIO, record: TensorRecord, start: int, stop: int) -> torch.Tensor:
         """Rows as they are stored."""

@@ -14,6 +14,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+FLOATING_DTYPES = ("F64", "F32", "F16", "BF16")
 _HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit on its JSON header
 
 
@@ -132,6 +133,21 @@ def read_shard(path: Path) -> Shard:
     if data_start + end != size:
         raise _corrupt(path, f"{size} bytes where the header promises {data_start + end}")
     return Shard(name=path.name, metadata=metadata, data_start=data_start, tensors=tensors)
+
+
+def require_floating(folder: Path, record: TensorRecord) -> None:
+    """Refuse a tensor whose numbers are wanted if it is stored as integers, or scaled.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    if record.dtype not in FLOATING_DTYPES:
+        raise CheckpointError(
+            where=f"{folder / record.shard}: {record.name}",
+            expected=f"floating-point weights ({', '.join(FLOATING_DTYPES)})",
+            found=record.dtype,
+            fix="use the checkpoint that this one was made from",
+        )
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hlap_export.checkpoint.tensors import CheckpointTensors, Shard, TensorRecord
+from hlap_export.checkpoint.tensors import CheckpointTensors, Shard, TensorRecord, require_floating
 from hlap_export.digests import HashingReader
 from hlap_export.fold.edits import Edit, LayerEdits
 from hlap_export.prune.shards import DTYPE_NAMES, DTYPES, Computed, Copied, OutputTensor, TensorReader
@@ -58,12 +58,12 @@ class _OutputTensors:
         if layer.removes(record.name):
             return []
         if edit := layer.edits.get(record.name):
-            outputs = [self._computed(record.name, record.dtype, edit)]
+            outputs = [self._computed(record.name, record, edit)]
         else:
             outputs = [_copied(record, shard, source)]
         new_bias = record.name.removesuffix("weight") + "bias"
         if new_bias in layer.edits and new_bias not in self._records:
-            outputs.append(self._computed(new_bias, record.dtype, layer.edits[new_bias]))
+            outputs.append(self._computed(new_bias, record, layer.edits[new_bias]))
         return outputs
 
     def _layer_of(self, name: str) -> LayerEdits:
@@ -71,8 +71,10 @@ class _OutputTensors:
         parts = name.split(".")
         return self._edits[int(parts[2])] if parts[:2] == ["model", "layers"] else LayerEdits()
 
-    def _computed(self, name: str, dtype_name: str, edit: Edit) -> OutputTensor:
-        dtype: torch.dtype = DTYPES[dtype_name]
+    def _computed(self, name: str, record: TensorRecord, edit: Edit) -> OutputTensor:
+        """The tensor `name` as an edit makes it, stored like `record`."""
+        require_floating(self._folder, record)
+        dtype: torch.dtype = DTYPES[record.dtype]
         shape = tuple(edit(self._reader.meta).shape)
         return OutputTensor(
             name=name,

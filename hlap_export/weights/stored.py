@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import to_torch_dtype
 
-from hlap_export.checkpoint.tensors import CheckpointTensors, TensorRecord
+from hlap_export.checkpoint.tensors import CheckpointTensors, TensorRecord, require_floating
 from hlap_export.errors import CheckpointError
 from hlap_export.weights.streamed import StreamedRows
 
@@ -35,14 +35,8 @@ class CheckpointRows:
             CheckpointError: it is stored as something else than floating-point numbers.
         """
         record = self._records[name]
+        require_floating(self._folder, record)
         path = self._folder / record.shard
-        if record.dtype not in STORED_DTYPES:
-            raise CheckpointError(
-                where=f"{path}: {name}",
-                expected=f"floating-point weights ({', '.join(STORED_DTYPES)})",
-                found=record.dtype,
-                fix="use the checkpoint that this one was made from",
-            )
         return StoredTensor(path, self._data_starts[record.shard] + record.data_offsets[0], record, dtype)
 
 

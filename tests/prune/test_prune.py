@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hlap_export.artifacts import is_intact, read_manifest
 from hlap_export.checkpoint import load_model, read_layout
 from hlap_export.errors import CheckpointError, OutputError, PlanError
 from hlap_export.families import FAMILIES
-from hlap_export.plan.pruning_plan import PruningPlan, Skip, ValueOnly
+from hlap_export.plan.pruning_plan import PruningPlan, Skip, ValueOnly, plan_of_alphas
 from hlap_export.prune import prune
 from tests.masked_dense import masked_logits
 from tests.plans import ATTENTION, FITTED, save_tiny_fitted, tiny_plan
@@ -150,6 +150,18 @@ def test_the_same_request_writes_the_same_bytes(dense: Path, tmp_path: Path) -> 
     one, two = pruned(dense, "mixed", tmp_path / "one"), pruned(dense, "mixed", tmp_path / "two")
     assert read_manifest(one).files == read_manifest(two).files
     assert is_intact(one, read_manifest(one))
+
+
+def test_an_edited_weight_that_is_stored_as_integers_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    dense, name = save_tiny(tmp_path / "dense", "llama"), "model.layers.3.self_attn.o_proj.weight"
+    weights = load_file(dense / "model.safetensors")
+    save_file(weights | {name: weights[name].to(torch.float8_e4m3fn)}, dense / "model.safetensors")
+    plan = plan_of_alphas(read_layout(dense), {3: 0.5}, method="one")
+    with pytest.raises(CheckpointError, match=rf"{name}: expected floating-point weights.*found F8_E4M3\. Fix: "):
+        prune(dense, plan, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
 def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
