@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hlap_export.artifacts import (
     MANIFEST,
     Manifest,
-    folder_digest,
     is_intact,
     package_versions,
     read_manifest,
@@ -25,6 +24,7 @@ from hlap_export.artifacts import (
     write_manifest,
     write_text_whole,
 )
+from hlap_export.checkpoint.digest import model_digest
 from hlap_export.digests import file_sha256
 from hlap_export.errors import ArtefactError, OutputError
 from hlap_export.progress import Progress, Step
@@ -160,7 +160,7 @@ class StageRunner:
 
     def seal(self, *, inputs: Inputs, parameters: dict[str, Any], passed: bool) -> Manifest:
         """Write the run's manifest, when everything else is written: its files, and the manifests of its artefacts."""
-        digests = {name: folder_digest(path) for name, path in inputs.items() if path is not None}
+        digests = {name: model_digest(path) for name, path in inputs.items() if path is not None}
         return write_manifest(self._out, kind="run", parameters=parameters, inputs=digests, facts={"passed": passed})
 
     def unfinished(self, name: str) -> Path:
@@ -220,7 +220,7 @@ class StageRunner:
 
 
 def _digest(path: Path) -> str:
-    return folder_digest(path) if path.is_dir() else file_sha256(path)
+    return model_digest(path) if path.is_dir() else file_sha256(path)
 
 
 def _remove(path: Path) -> None:

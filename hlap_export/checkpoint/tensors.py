@@ -94,6 +94,16 @@ def open_tensors(model: Path) -> CheckpointTensors:
     )
 
 
+def shard_names(model: Path) -> set[str]:
+    """Names of the safetensors files that make up the checkpoint, whether or not they are there.
+
+    Raises:
+        CheckpointError: an index that can't be read.
+    """
+    index = model / INDEX_FILE
+    return set(_read_index(index).values()) if index.is_file() else {SINGLE_FILE}
+
+
 def read_shard(path: Path) -> Shard:
     """Parse one file's header (8-byte little-endian length, then JSON) and check it against the file's size.
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from hlap_export.artifacts import Manifest, folder_digest, require_free, write_manifest, written_whole
+from hlap_export.artifacts import Manifest, require_free, write_manifest, written_whole
 from hlap_export.checkpoint import ModelLayout, check_weights, read_layout
+from hlap_export.checkpoint.digest import model_digest
 from hlap_export.errors import ExportError
 from hlap_export.export.flavours import flavour_of
 from hlap_export.export.io_contract import IOContract, io_contract, kv_bytes_per_token
@@ -66,7 +67,7 @@ def export(
     layout = read_layout(checkpoint)
     _require_static_rope(layout, checkpoint)
     contract = io_contract(layout, precision.activations)
-    digest = _in_background(folder_digest, checkpoint)  # reads a foreign checkpoint once: tracing leaves a core for it
+    digest = _in_background(model_digest, checkpoint)  # reads a foreign checkpoint once: tracing leaves a core for it
     model, num_parameters = _traced(checkpoint, layout, contract, precision.activations)
     for declared in chosen.passes(layout, precision):
         declared(model)

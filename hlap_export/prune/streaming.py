@@ -11,8 +11,9 @@ import json
 import shutil
 from pathlib import Path
 
-from hlap_export.artifacts import Manifest, digest_of, folder_digest, package_versions, write_manifest
+from hlap_export.artifacts import Manifest, digest_of, package_versions, write_manifest
 from hlap_export.checkpoint import remote_code
+from hlap_export.checkpoint.digest import OTHER_WEIGHTS, model_digest
 from hlap_export.checkpoint.layout import ModelLayout, read_config, read_layout
 from hlap_export.checkpoint.loading import check_weights
 from hlap_export.checkpoint.tensors import INDEX_FILE
@@ -32,7 +33,7 @@ from hlap_export.resumable import ResumableFolder, resumable
 PLAN_FILE = "plan.json"
 CARD_FILE = "README.md"
 # Weights in any format, other people's code, and a model card that describes the dense model stay behind.
-NOT_COPIED = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".data", ".msgpack", ".h5", ".py"}
+NOT_COPIED = OTHER_WEIGHTS | {".safetensors", ".py"}
 NOT_COPIED_NAMES = {"config.json", INDEX_FILE, "pytorch_model.bin.index.json", CARD_FILE, "manifest.json"}
 
 
@@ -79,7 +80,7 @@ def prune(
             kind="checkpoint",
             parameters={"plan": plan.model_dump(mode="json", exclude={"search", "curves"})},
             inputs={
-                "model": folder_digest(model),
+                "model": model_digest(model),
                 **({"fitted": f"{FILE_DIGEST}{plan.fitted.sha256}"} if plan.fitted else {}),
             },
             facts={"parameters": count_parameters(layout, plan).as_facts()},

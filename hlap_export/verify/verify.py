@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hlap_export.artifacts import MANIFEST, Manifest, folder_digest, machine_facts, package_versions, read_manifest
+from hlap_export.artifacts import MANIFEST, Manifest, machine_facts, package_versions, read_manifest
 from hlap_export.checkpoint import read_layout
+from hlap_export.checkpoint.digest import model_digest
 from hlap_export.digests import file_sha256
 from hlap_export.engines import open_session, require_intact
 from hlap_export.errors import ArtefactError
@@ -68,7 +69,7 @@ def verify(
         candidate=str(candidate),
         candidate_digest=manifest.digest,
         reference=str(reference),
-        reference_digest=folder_digest(reference),
+        reference_digest=model_digest(reference),
         reference_streamed_layers=material.sequences.num_streamed_layers,
         baseline=str(baseline) if baseline else None,
         baseline_digest=baseline_digest,
