@@ -12,18 +12,35 @@ from hlap_export.checkpoint.tensors import open_tensors
 from hlap_export.errors import CheckpointError
 
 STORED_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+FLAVOURS_WITH_ROTARY_TABLES = ("ort", "trt")
 
-# Weights packed in blocks of 32 carry a scale (float32) and a zero point (as wide as a weight) for each block.
-QUANTISED_BYTES = {"int8": 1 + (4 + 1) / 32, "int4": 0.5 + (4 + 0.5) / 32}
+WEIGHT_BYTES = {"int8": 1.0, "int4": 0.5}
+DEFAULT_BLOCK_SIZE = 32
+
+
+def quantised_bytes(dtype: str, block_size: int) -> float:
+    """Bytes of a weight with its part of the block's scale (float32) and zero point (as wide as a weight)."""
+    return WEIGHT_BYTES[dtype] + (4 + WEIGHT_BYTES[dtype]) / block_size
+
+
+QUANTISED_BYTES = {dtype: quantised_bytes(dtype, DEFAULT_BLOCK_SIZE) for dtype in WEIGHT_BYTES}
 BYTES = {"float64": 8.0, "float32": 4.0, "float16": 2.0, "bfloat16": 2.0, **QUANTISED_BYTES}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """A model as far as estimates need it: its shapes, and the dtype that its weights are stored in."""
+    """A model as far as estimates need it: its shapes, and how its weights are stored.
+
+    Attributes:
+        dtype: of the weights.
+        flavour: of an export or engine; None for a checkpoint.
+        block_size: of int8 and int4: so many weights share a scale. None for `DEFAULT_BLOCK_SIZE`.
+    """
 
     layout: ModelLayout
     dtype: str
+    flavour: str | None = None
+    block_size: int | None = None
 
 
 def model_at(folder: Path, *, kind: str | None = None) -> Model:
@@ -39,12 +56,16 @@ def model_at(folder: Path, *, kind: str | None = None) -> Model:
     """
     if kind is not None:
         read_manifest(folder, kind=kind)
-    return Model(layout=read_layout(folder), dtype=_dtype_of(folder))
+    parameters = read_manifest(folder).parameters if (folder / MANIFEST).is_file() else {}
+    return Model(
+        layout=read_layout(folder),
+        dtype=parameters.get("dtype") or _dtype_of(folder),
+        flavour=parameters.get("flavour"),
+        block_size=parameters.get("block_size"),
+    )
 
 
 def _dtype_of(folder: Path) -> str:
-    if (folder / MANIFEST).is_file() and (dtype := read_manifest(folder).parameters.get("dtype")):
-        return str(dtype)
     try:
         records = open_tensors(folder).by_name.values()
     except CheckpointError:
@@ -138,17 +159,31 @@ def weights_text(layout: ModelLayout) -> str:
 
 
 def stored_bytes(model: Model) -> int:
-    """Bytes of all weights in the model's dtype.
+    """Bytes of all weights in the model's dtype, and of the rotary tables that come on top in some flavours.
 
     Quantised models keep norms and biases in float32, and an embedding that is no head in 8 bits.
     """
     layout = model.layout
     if model.dtype not in QUANTISED_BYTES:
-        return int(num_weights(layout) * BYTES[model.dtype])
+        return int(num_weights(layout) * BYTES[model.dtype]) + rotary_table_bytes(model)
     vectors = layout.hidden_size + sum(layer_vectors(layout, layer) for layer in layout.layers)
     looked_up = 0 if layout.tied_embeddings else embedding(layout).num_values
     multiplied = num_weights(layout) - vectors - looked_up
-    return int(multiplied * BYTES[model.dtype] + looked_up * BYTES["int8"] + vectors * BYTES["float32"])
+    weight, row = (quantised_bytes(each, model.block_size or DEFAULT_BLOCK_SIZE) for each in (model.dtype, "int8"))
+    return int(multiplied * weight + looked_up * row + vectors * BYTES["float32"]) + rotary_table_bytes(model)
+
+
+def rotary_table_bytes(model: Model) -> int:
+    """Bytes of the sines and cosines of every position, half a head of each, where a flavour keeps them as tables."""
+    layout = model.layout
+    if model.flavour not in FLAVOURS_WITH_ROTARY_TABLES or not layout.cached_layers:
+        return 0
+    return int(layout.max_positions * layout.head_dim * _activation_bytes(model))
+
+
+def _activation_bytes(model: Model) -> float:
+    """Of one number that is no weight; quantised models compute in float32."""
+    return BYTES["float32" if model.dtype in QUANTISED_BYTES else model.dtype]
 
 
 def kv_values_per_token(layout: ModelLayout) -> int:
@@ -158,5 +193,4 @@ def kv_values_per_token(layout: ModelLayout) -> int:
 
 def kv_bytes_per_token(model: Model) -> int:
     """Bytes that one token adds to the cache; quantised weights leave it in float32."""
-    size = BYTES["float32"] if model.dtype in QUANTISED_BYTES else BYTES[model.dtype]
-    return int(kv_values_per_token(model.layout) * size)
+    return int(kv_values_per_token(model.layout) * _activation_bytes(model))

@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from hlap_export.checkpoint import layout_of, read_layout
 from hlap_export.counting import Model, kv_bytes_per_token, model_at, num_weights, stored_bytes, weights_text
+from hlap_export.export import export
 from hlap_export.families import FAMILIES
 from hlap_export.prune import prune
 from tests.plan.test_accounting import LLAMA_3_1_8B
@@ -58,6 +59,27 @@ def test_the_8b_shape_has_its_published_size() -> None:
     assert stored_bytes(Model(layout=layout, dtype="bfloat16")) == 16_060_522_496
     # 32 layers of 8 KV heads of 128, keys and values, 2 bytes: 128 KiB.
     assert kv_bytes_per_token(Model(layout=layout, dtype="bfloat16")) == 128 * 1024
+
+
+@pytest.mark.parametrize(
+    ("flavour", "dtype", "block_size"),
+    [
+        ("portable", "float32", None),
+        ("ort", "float32", None),
+        ("ort", "int4", 16),
+        ("ort", "int8", None),
+        ("trt", "float16", None),
+    ],
+)
+def test_what_an_export_stores_is_counted_with_its_blocks_and_rotary_tables(
+    flavour: str, dtype: str, block_size: int | None, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "max_position_embeddings": 1024}
+    dense = save_tiny(tmp_path / "dense", "qwen2", **sizes)  # of whole blocks, with tables as large as its weights
+    weight_bytes = export(dense, tmp_path / "onnx", flavour=flavour, dtype=dtype, block_size=block_size).facts[
+        "weight_bytes"
+    ]
+    assert stored_bytes(model_at(tmp_path / "onnx", kind="onnx")) == pytest.approx(weight_bytes, rel=5e-3)
 
 
 @pytest.mark.parametrize("plan_name", ["mixed", "linear", "blocks"])

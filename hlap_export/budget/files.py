@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from hlap_export.budget.engines import loaded_weights
 from hlap_export.budget.needs import Needs, Term, Work
@@ -13,6 +14,7 @@ from hlap_export.counting import (
     embedding,
     layer_matrices,
     num_weights,
+    rotary_table_bytes,
     stored_bytes,
 )
 from hlap_export.plan.accounting import count_parameters
@@ -33,6 +35,7 @@ TRACE_SECONDS_PER_LAYER = 0.8
 FOLD_BYTES_PER_VALUE = 3 * 8 + 2  # in float64 while it is summed, scaled and converted, and as stored
 COPY_BUFFERS_BYTES = 64 * MIB
 STRIP_BYTES = 128 * MIB
+TABULATING_RATIO = 3.3  # measured: tables of rotary angles, and what they are computed from, all in float32
 QUANTISED_PER_SECOND = 50e6  # values, by one core
 
 
@@ -68,10 +71,18 @@ def prune_needs(dense: Model, plan: PruningPlan) -> Needs:
     )
 
 
-def export_needs(model: Model, dtype: str) -> Needs:
-    """Export: the graph is traced without weights, which are then converted block by block as they are written."""
+def export_needs(model: Model, dtype: str, *, flavour: str = "portable", block_size: int | None = None) -> Needs:
+    """Export: the graph is traced without weights, which are then converted block by block as they are written.
+
+    Args:
+        model: the checkpoint's.
+        dtype: of the export's weights.
+        flavour: of the export.
+        block_size: of int8 and int4; None for the default.
+    """
+    graph = Model(layout=model.layout, dtype=dtype, flavour=flavour, block_size=block_size)
     layout, itemsize = model.layout, BYTES["float32"] if dtype in QUANTISED_BYTES else BYTES[dtype]
-    before, after = stored_bytes(model), stored_bytes(Model(layout=layout, dtype=dtype))
+    before, after = stored_bytes(model), stored_bytes(graph)
     turned = [*layer_matrices(layout, layout.layers[0]), *([] if layout.tied_embeddings else [embedding(layout)])]
     largest = max(matrix.rows * matrix.columns for matrix in turned) * itemsize
     work = [
@@ -94,6 +105,10 @@ def export_needs(model: Model, dtype: str) -> Needs:
             EXPORTING,
             Term(num_bytes=TRACE_BYTES_PER_LAYER * layout.num_layers, why=f"the graph of {layout.num_layers} layers"),
             Term(num_bytes=2 * min(largest, STRIP_BYTES), why="blocks of a weight being converted"),
+            Term(
+                num_bytes=TABULATING_RATIO * rotary_table_bytes(replace(graph, dtype="float32")),
+                why=f"rotary angles of {layout.max_positions} positions",
+            ),
         ),
         disk=(Term(num_bytes=after, why=f"weights in {dtype}"),),
         work=tuple(work),

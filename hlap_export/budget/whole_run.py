@@ -32,12 +32,14 @@ def run_needs(dense: Model, asked: Recipe, *, room_bytes: int | None) -> tuple[N
         room_bytes: memory that the search and the reference may use; None where that isn't known.
     """
     layout = dense.layout
-    graph = Model(layout=layout, dtype=asked.export.dtype)
+    export = asked.export
+    graph = Model(layout=layout, dtype=export.dtype, flavour=export.flavour, block_size=export.block_size)
     steps: list[Needs] = []
     if asked.plan.file is None and asked.plan.method != "fixed":
         steps.append(plan_needs(dense, asked.plan, room_bytes=room_bytes))
     steps.append(prune_needs(dense, dense_plan(layout)))
-    for make in (export_needs(dense, graph.dtype), build_needs(graph)):
+    exported = export_needs(dense, export.dtype, flavour=export.flavour, block_size=export.block_size)
+    for make in (exported, build_needs(graph)):
         steps += [replace(make, step=f"{make.step} {name}") for name in ("dense", "pruned")]
     lengths = {"prompt_lengths": asked.bench.prompt_lengths, "context_lengths": asked.bench.context_lengths}
     return (

@@ -35,7 +35,8 @@ def export(
     from hlap_export.export.flavours import require_available
 
     require_available(flavour, dtype, block_size)
-    terminal.budget(max_memory).allow(export_needs(model_at(checkpoint), dtype), out)
+    needs = export_needs(model_at(checkpoint), dtype, flavour=flavour, block_size=block_size)
+    terminal.budget(max_memory).allow(needs, out)
     with terminal.progress().stage("export", in_bytes=True) as step:
         hlap_export.export(checkpoint, out, flavour=flavour, dtype=dtype, block_size=block_size, on_progress=step)
     terminal.show(hlap_export.inspect(out, check_files=False), as_json=json)  # hashed while it was written
