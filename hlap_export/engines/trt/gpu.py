@@ -39,7 +39,7 @@ class Stream:
             raise ArtefactError(
                 where=f"the GPU, in {name}",
                 expected="no error",
-                found=str(self._cuda.cudaGetErrorString(status)[1]),
+                found=self._cuda.cudaGetErrorString(status)[1].decode(),
                 fix="look at nvidia-smi: is the GPU's memory free, and its driver new enough?",
             )
         return results[0] if results else None
@@ -52,7 +52,11 @@ class Stream:
         """What `work` enqueues, as one piece; nothing is computed."""
         # Relaxed: the library may allocate on other threads meanwhile.
         self.call("cudaStreamBeginCapture", self.handle, self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed)
-        work()
+        try:
+            work()
+        except BaseException:
+            self._cuda.cudaStreamEndCapture(self.handle)  # else no later call on the stream would work
+            raise
         graph = self.call("cudaStreamEndCapture", self.handle)
         executable = self.call("cudaGraphInstantiate", graph, 0)
         self.call("cudaGraphDestroy", graph)

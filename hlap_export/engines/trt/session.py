@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def open_plans(library: Library, engine: Path, files: dict[str, tuple[PhaseName,
     facts = _Facts.of(read_manifest(engine, kind="engine"), threads)
     plans = {name: _load(library, engine, name, log) for name in files}
     contexts: dict[PhaseName, tensorrt.IExecutionContext] = {
-        phase: _context(execution_context(library, plans[name], records=not facts.is_streamed), profile, stream)
+        phase: _context(execution_context(library, plans[name], records=not facts.is_streamed), profile, stream, log)
         for name, phases in files.items()
         for profile, phase in enumerate(phases)
     }
@@ -84,8 +85,9 @@ class DeviceBuffers:
     """Keys and values of all cached layers in the GPU's memory; freed with the last cache that uses them."""
 
     def __init__(self, stream: Stream, names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: str) -> None:
-        self.tensors = {name: DeviceTensor(stream, shape, dtype) for name, shape in zip(names, shapes, strict=True)}
-        self.recordings: dict[int | None, Recording] = {}
+        self.tensors: dict[str, DeviceTensor] = {}
+        for name, shape in zip(names, shapes, strict=True):  # one by one: where memory ends, those before are freed
+            self.tensors[name] = DeviceTensor(stream, shape, dtype)
 
     def read(self) -> list[Floats]:
         """Copies [B, K, C, E] in float32."""
@@ -97,8 +99,8 @@ class DeviceBuffers:
             tensor.write(array)
 
     def __del__(self) -> None:
-        for owned in (*self.recordings.values(), *self.tensors.values()):
-            owned.close()
+        for tensor in self.tensors.values():
+            tensor.close()
 
 
 class PlanRunner:
@@ -119,6 +121,8 @@ class PlanRunner:
         self._stream, self._contexts = stream, contexts
         # TensorRT-RTX records by itself.
         self._records = library == TENSORRT and not facts.is_streamed
+        self._bound: tuple[weakref.ref[DeviceBuffers], int | None] | None = None
+        self._recording: Recording | None = None
         self._past_names = [
             f"past_key_values.{layer.index}.{part}" for layer in self.kv_layers for part in ("key", "value")
         ]
@@ -145,46 +149,58 @@ class PlanRunner:
         return self._logits.read((*logits_indices.shape, self.vocab_size))
 
     def _step(self, buffers: DeviceBuffers, row: int | None, given: dict[str, Ints]) -> None:
-        """One token for every row: after a first time, which may allocate, what was recorded then."""
-        if row in buffers.recordings:
-            buffers.recordings[row].launch()
-            return
-        context = self._bind("decode", buffers, row, given)
-        self._enqueue(context)
-        if self._records:
-            self._stream.wait()
-            buffers.recordings[row] = self._stream.record(lambda: self._enqueue(context))
+        """One token for every row: enqueued the first time, which may allocate, then recorded, then launched.
+
+        A recording holds until its context is told other shapes or addresses, so there is one, of the last cache.
+        """
+        bound, context = (weakref.ref(buffers), row), self._contexts["decode"]
+        if bound != self._bound:
+            self._forget_recording()
+            self._enqueue(self._bind("decode", buffers, row, given))
+            self._bound = bound
+        elif not self._records:
+            self._enqueue(context)
+        else:
+            self._recording = self._recording or self._stream.record(lambda: self._enqueue(context))
+            self._recording.launch()
+
+    def _forget_recording(self) -> None:
+        recording, self._recording, self._bound = self._recording, None, None
+        if recording is not None:
+            recording.close()
 
     def _bind(
         self, phase: PhaseName, buffers: DeviceBuffers, row: int | None, given: dict[str, Ints]
     ) -> tensorrt.IExecutionContext:
         """Tell a phase's context the shapes and addresses; past and present are the same buffer."""
         context = self._contexts[phase]
+
+        def bind(name: str, pointer: int, shape: tuple[int, ...] | None = None) -> None:
+            if shape is not None:
+                self._require(context.set_input_shape(name, shape), f"an engine that takes {name} of shape {shape}")
+            self._require(context.set_tensor_address(name, pointer), f"an engine that has {name}")
+
         for name, array in given.items():
-            context.set_input_shape(name, array.shape)
-            context.set_tensor_address(name, self._tokens[name].pointer)
+            bind(name, self._tokens[name].pointer, array.shape)
         for name, tensor in buffers.tensors.items():
             shape, pointer = tensor.shape, tensor.pointer
             if row is not None:
                 shape, pointer = (1, *shape[1:]), pointer + row * (tensor.num_bytes // shape[0])
-            context.set_input_shape(name, shape)
-            context.set_tensor_address(name, pointer)
-            context.set_tensor_address(name.replace("past_key_values", "present"), pointer)
-        context.set_tensor_address(LOGITS, self._logits.pointer)
+            bind(name, pointer, shape)
+            bind(name.replace("past_key_values", "present"), pointer)
+        bind(LOGITS, self._logits.pointer)
         return context
 
     def _enqueue(self, context: tensorrt.IExecutionContext) -> None:
-        if not context.execute_async_v3(self._stream.handle):
-            raise ArtefactError(
-                where=self.provider,
-                expected="a step that runs",
-                found=self._log.problems[-1] if self._log.problems else "no reason",
-                fix="build the engine again on this machine",
-            )
+        self._require(context.execute_async_v3(self._stream.handle), "a step that runs")
+
+    def _require(self, ok: bool, expected: str) -> None:
+        _require(ok, self._log, where=self.provider, expected=expected)
 
     def close(self) -> None:
         """Free the contexts and the memory of a call; caches free their own."""
         self._stream.wait()
+        self._forget_recording()
         self._contexts.clear()
         for tensor in (*self._tokens.values(), self._logits):
             tensor.close()
@@ -215,17 +231,31 @@ def _fill_weights(library: Library, plan: tensorrt.ICudaEngine, engine: Path, lo
         raise _unloadable(library, engine / GRAPH, log)
 
 
-def _context(context: tensorrt.IExecutionContext, profile: int, stream: Stream) -> tensorrt.IExecutionContext:
+def _context(
+    context: tensorrt.IExecutionContext | None, profile: int, stream: Stream, log: Log
+) -> tensorrt.IExecutionContext:
     """A context that has switched to a profile."""
-    context.set_optimization_profile_async(profile, stream.handle)
+    switched = context is not None and context.set_optimization_profile_async(profile, stream.handle)
+    _require(switched, log, where="the engine", expected=f"a context of profile {profile}, for which the GPU has room")
     stream.wait()
+    assert context is not None
     return context
 
 
 def _unloadable(library: Library, path: Path, log: Log) -> ArtefactError:
+    return _refused(log, where=str(path), expected=f"a plan that {library.compiler} can load on this GPU")
+
+
+def _require(ok: bool, log: Log, *, where: str, expected: str) -> None:
+    """Most of the library's calls return whether they did it, and only its log says why not."""
+    if not ok:
+        raise _refused(log, where=where, expected=expected)
+
+
+def _refused(log: Log, *, where: str, expected: str) -> ArtefactError:
     return ArtefactError(
-        where=str(path),
-        expected=f"a plan that {library.compiler} can load on this GPU",
+        where=where,
+        expected=expected,
         found=" ".join((log.problems or ["no reason"])[-1].split())[:300],
         fix="build the engine again on this machine",
     )

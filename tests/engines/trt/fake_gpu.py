@@ -1,7 +1,8 @@
 """A GPU made of the CPU: its memory is the process's own, and ONNX Runtime computes what a plan would.
 
 It has what `hlap_export.engines.trt` asks of cuda-python and of a TensorRT context, and is as strict as they are:
-shapes within the profile, an address for every tensor, work that is recorded remembers addresses and computes nothing.
+shapes within the profile, an address for every tensor, work that is recorded remembers addresses and computes nothing,
+and can't be launched once its context has been told another shape.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import onnxruntime
 from hlap_export.engines.trt.phases import ShapeRange
 
 ELEMENTS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(int64)": 7}
-OK = 0
+OK, OUT_OF_MEMORY = 0, 2
 
 
 class FakeCuda:
@@ -26,8 +27,12 @@ class FakeCuda:
 
     def __init__(self) -> None:
         self.allocated: dict[int, Any] = {}
+        self.room = 2**40
+        self.num_executables = 0
         self.recording: list[Callable[[], None]] | None = None
         self.num_launched = 0
+        self.num_profiles = 2
+        self.profiles: list[int] = []
         self.cudaMemcpyKind = int
         self.cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeRelaxed=2)
 
@@ -39,9 +44,15 @@ class FakeCuda:
         return (OK,)
 
     def cudaMalloc(self, num_bytes: int) -> tuple[int, int]:  # noqa: N802
+        if num_bytes > self.room:
+            return OUT_OF_MEMORY, 0
+        self.room -= num_bytes
         memory = np.full(num_bytes + 64, 0xAB, np.uint8)  # not zeros: whoever needs them must write them
         self.allocated[memory.ctypes.data] = memory
         return OK, memory.ctypes.data
+
+    def cudaGetErrorString(self, status: int) -> tuple[int, bytes]:  # noqa: N802
+        return OK, {OUT_OF_MEMORY: b"out of memory"}[status]
 
     def cudaFree(self, pointer: int) -> tuple[int]:  # noqa: N802
         del self.allocated[pointer]
@@ -64,12 +75,15 @@ class FakeCuda:
         return OK, recorded
 
     def cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[int, Any]:  # noqa: N802
+        self.num_executables += 1
         return OK, graph
 
     def cudaGraphDestroy(self, graph: Any) -> tuple[int]:  # noqa: N802
         return (OK,)
 
-    cudaGraphExecDestroy = cudaGraphDestroy  # noqa: N815
+    def cudaGraphExecDestroy(self, executable: Any) -> tuple[int]:  # noqa: N802
+        self.num_executables -= 1
+        return (OK,)
 
     def cudaGraphLaunch(self, executable: Any, stream: int) -> tuple[int]:  # noqa: N802
         self.num_launched += 1
@@ -79,36 +93,50 @@ class FakeCuda:
 
 
 class FakeContext:
-    """An execution context of one phase."""
+    """An execution context of one phase, which writes down in `problems` why it returns false."""
 
-    def __init__(self, graph: Path, cuda: FakeCuda, shapes: dict[str, ShapeRange]) -> None:
+    def __init__(self, graph: Path, cuda: FakeCuda, shapes: dict[str, ShapeRange], problems: list[str]) -> None:
         self._session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        self._cuda, self._ranges = cuda, shapes
+        self._cuda, self._ranges, self._problems = cuda, shapes, problems
+        self._has_run_so = False
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        return True
+        self._cuda.profiles.append(index)
+        return index < self._cuda.num_profiles or self._refuse(f"no profile {index}")
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         allowed = self._ranges[name]
         within = zip(allowed.least, shape, allowed.most, strict=True)
-        assert all(least <= dim <= most for least, dim, most in within), f"{name} {shape} isn't within {allowed}"
-        self._shapes[name] = tuple(shape)
+        if not all(least <= dim <= most for least, dim, most in within):
+            return self._refuse(f"{name} {shape} isn't within {allowed.least} and {allowed.most}")
+        if self._shapes.get(name) != tuple(shape):
+            self._shapes, self._has_run_so = {**self._shapes, name: tuple(shape)}, False
         return True
 
     def set_tensor_address(self, name: str, pointer: int) -> bool:
+        if name not in {node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())}:
+            return self._refuse(f"no tensor {name}")
         self._addresses[name] = pointer
         return True
 
+    def _refuse(self, reason: str) -> bool:
+        self._problems.append(reason)
+        return False
+
     def execute_async_v3(self, stream: int) -> bool:
-        shapes, addresses = dict(self._shapes), dict(self._addresses)
+        shapes, addresses = self._shapes, dict(self._addresses)
 
         def work() -> None:
+            assert shapes is self._shapes, "the recording is of a context that has other shapes now"
             self._compute(shapes, addresses)
 
         if self._cuda.recording is None:
             work()
+            self._has_run_so = True
+        elif not self._has_run_so:
+            return self._refuse("new shapes must be run once before they are recorded")
         else:
             self._cuda.recording.append(work)
         return True

@@ -15,9 +15,12 @@ import pytest
 from hlap_export.engines import build
 from hlap_export.engines.base import Session
 from hlap_export.engines.trt import TENSORRT, TENSORRT_RTX, Library, TensorRTOptions, session
+from hlap_export.engines.trt.gpu import Stream
 from hlap_export.engines.trt.graph import read_graph
+from hlap_export.engines.trt.library import Log
 from hlap_export.engines.trt.options import resolved, sizes_of
 from hlap_export.engines.trt.phases import PHASES, ranges, shape_ranges
+from hlap_export.errors import ArtefactError
 from tests.engines.test_ort_flavour import session_logits
 from tests.engines.trt.fake_gpu import FakeContext, FakeCuda
 from tests.export.exports import TinyExports
@@ -39,23 +42,22 @@ def built(tiny_exports: TinyExports, tmp_path_factory: pytest.TempPathFactory) -
 def on_a_fake_gpu(
     built: tuple[Path, Path], cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, library: Library = TENSORRT_RTX
 ) -> Iterator[Session]:
-    export_dir, engine = built
-    sizes = sizes_of(resolved(OPTIONS, max_positions=128))
-    graph = read_graph(export_dir / "model.onnx", capacity=sizes.capacity)
-    contexts = iter(
-        FakeContext(export_dir / "model.onnx", cuda, shape_ranges(graph.inputs, ranges(phase, sizes, decode_tokens=2)))
-        for phase in PHASES
-    )
+    put_on_the_fake_gpu(built[0], cuda, monkeypatch)
+    with session.open_plans(library, built[1], {"model.engine": PHASES}, threads=1) as opened:
+        yield opened
 
-    def next_context(*_: Any, records: bool) -> FakeContext:
-        return next(contexts)
 
+def put_on_the_fake_gpu(export_dir: Path, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next session run an export in place of its engine's plan."""
+    sizes, log = sizes_of(resolved(OPTIONS, max_positions=128)), Log(logger=None)  # type: ignore[arg-type]
+    path = export_dir / "model.onnx"
+    inputs = read_graph(path, capacity=sizes.capacity).inputs
+    shapes = (shape_ranges(inputs, ranges(phase, sizes, decode_tokens=2)) for phase in PHASES)
+    contexts = (FakeContext(path, cuda, ranges_of_phase, log.problems) for ranges_of_phase in shapes)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)  # type: ignore[arg-type]
     monkeypatch.setattr(session, "_load", lambda *_: None)
-    monkeypatch.setattr(session, "open_log", lambda _: None)
-    monkeypatch.setattr(session, "execution_context", next_context)
-    with session.open_plans(library, engine, {"model.engine": PHASES}, threads=1) as opened:
-        yield opened
+    monkeypatch.setattr(session, "open_log", lambda _: log)
+    monkeypatch.setattr(session, "execution_context", lambda *_, records: next(contexts))
 
 
 @pytest.mark.parametrize("library", [TENSORRT, TENSORRT_RTX], ids=lambda library: library.name)
@@ -69,15 +71,57 @@ def test_the_runner_computes_what_torch_does_in_prefill_pieces_and_steps(
             assert relative_error(logits, expected, MASK.bool().numpy()) <= RELATIVE_LOGIT_ERROR
 
 
+@pytest.mark.parametrize("batches", [(1, 1), (1, 2), (2, 3)], ids=str)
 def test_tensorrts_steps_are_recorded_once_for_each_cache_and_launched_then(
+    batches: tuple[int, int], built: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turn, two caches share a context: a recording that outlived its cache's turn would be of the other's."""
+    cuda, generator = FakeCuda(), np.random.default_rng(8)
+    rows = [generator.integers(0, 90, (batch, 6)) for batch in batches]
+    with on_a_fake_gpu(built, cuda, monkeypatch, TENSORRT) as opened:
+        alone = [_steps(opened, [row])[0] for row in rows]
+        whole = [batch for batch in batches if batch <= OPTIONS.max_batch]  # more rows run one after another
+        assert cuda.num_launched == len(whole) * 5  # all steps of a cache but the first
+        together = _steps(opened, rows)
+    for found, expected in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert cuda.num_executables == 0
+
+
+def test_a_call_that_the_library_refuses_is_told_with_what_its_log_says(
     built: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda, ids = FakeCuda(), np.random.default_rng(8).integers(0, 90, (2, 1, 6))
-    with on_a_fake_gpu(built, cuda, monkeypatch, TENSORRT) as opened:
-        alone = [_steps(opened, [row])[0] for row in ids]
-        assert cuda.num_launched == 2 * 5  # all steps of a cache but the first
-        together = _steps(opened, list(ids))
-    np.testing.assert_array_equal(together, alone)  # a recording that took another's buffers would differ
+    with on_a_fake_gpu(built, FakeCuda(), monkeypatch) as opened:
+        runner = opened._runner  # type: ignore[attr-defined]
+        too_many, one = np.zeros((1, 10), np.int64), np.zeros((1, 1), np.int64)
+        with pytest.raises(ArtefactError, match=r"takes input_ids of shape \(1, 10\), found input_ids .* isn't within"):
+            runner.run(runner.make_buffers(1, NUM_TOKENS), None, too_many, one[0], one)
+
+
+def test_a_cache_that_the_gpu_has_no_room_for_is_told_and_leaves_nothing_behind(
+    built: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = FakeCuda()
+    with on_a_fake_gpu(built, cuda, monkeypatch) as opened:
+        before = len(cuda.allocated)
+        cuda.room = 2 * NUM_TOKENS * 16 * 4  # float32 keys of one KV head for two rows, and nothing more
+        with pytest.raises(ArtefactError, match=r"in cudaMalloc: expected no error, found out of memory"):
+            opened.empty_cache(2)
+        gc.collect()
+        assert len(cuda.allocated) == before
+
+
+def test_what_fails_while_it_is_recorded_ends_the_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)  # type: ignore[arg-type]
+    stream = Stream()
+
+    def fail() -> None:
+        raise ArtefactError(where="a step", expected="a step that runs", found="none", fix="-")
+
+    with pytest.raises(ArtefactError, match="a step"):
+        stream.record(fail)
+    stream.wait()
 
 
 def test_tensorrt_rtx_records_by_itself(built: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,11 +143,11 @@ def test_all_memory_is_given_back_when_the_session_and_its_caches_are_gone(
 
 
 def _steps(opened: Session, rows: list[Any]) -> list[Any]:
-    """Logits of each row's tokens [1, T] one by one, a cache for each, in turn."""
-    caches, found = [opened.empty_cache(1) for _ in rows], [list[Any]() for _ in rows]
+    """Logits of each array's tokens [B, T] one by one, a cache for each array, in turn."""
+    caches, found = [opened.empty_cache(len(row)) for row in rows], [list[Any]() for _ in rows]
     for at in range(rows[0].shape[1]):
         for index, row in enumerate(rows):
             step = row[:, at : at + 1]
-            logits, caches[index] = opened.run(step, np.ones((1, at + 1), np.int64), step, caches[index])
+            logits, caches[index] = opened.run(step, np.ones((len(row), at + 1), np.int64), step, caches[index])
             found[index].append(logits)
     return found
