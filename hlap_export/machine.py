@@ -66,10 +66,41 @@ def disk_free_bytes(path: Path) -> int:
     return shutil.disk_usage(exists).free
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NvidiaGpu:
+    """A GPU as its driver names it, and what code it runs: "SM90"."""
+
+    name: str
+    compute_capability: str
+
+
+def first_nvidia_gpu() -> NvidiaGpu | None:
+    """The GPU that CUDA computes on where nobody chooses another; None without one."""
+    if not count_nvidia_gpus()[0]:
+        return None
+    driver, device, name = _nvidia_driver(), ctypes.c_int(0), ctypes.create_string_buffer(256)
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, len(name), device)
+    version: list[int] = []
+    for attribute in _COMPUTE_CAPABILITY:
+        number = ctypes.c_int(0)
+        driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
+        version.append(number.value)
+    return NvidiaGpu(name=name.value.decode(), compute_capability="SM{}{}".format(*version))
+
+
+_COMPUTE_CAPABILITY = (75, 76)
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+
+
+def _nvidia_driver() -> ctypes.CDLL:
+    return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+
+
 def count_nvidia_gpus() -> tuple[int, str]:
     """How many GPUs the NVIDIA driver shows, and in words what it said; asks the driver, not an ML framework."""
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        driver = _nvidia_driver()
     except OSError:
         return 0, "no NVIDIA driver on this machine (libcuda isn't found)"
     status = driver.cuInit(0)

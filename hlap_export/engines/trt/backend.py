@@ -23,10 +23,10 @@ from hlap_export.engines.base import (
 from hlap_export.engines.trt.compiling import CompiledPlan, compile_plan
 from hlap_export.engines.trt.graph import read_graph
 from hlap_export.engines.trt.inspection import EngineLayer, as_json, bindings_of, layers_of
-from hlap_export.engines.trt.library import Library, why_no_gpu
+from hlap_export.engines.trt.library import Library
 from hlap_export.engines.trt.options import TensorRTOptions, resolved, sizes_of
 from hlap_export.engines.trt.phases import PHASES, PhaseName, ranges, shape_ranges
-from hlap_export.engines.trt.rtx import require_possible
+from hlap_export.engines.trt.rtx import building_gpu, require_possible, why_not_this_gpu
 from hlap_export.errors import ArtefactError
 
 FLAVOUR = "trt"
@@ -61,7 +61,7 @@ class TensorRTBackend:
 
     def why_not_runnable(self) -> Unavailable | None:
         """Why it can't run here what it built; None if it can."""
-        return why_no_gpu()
+        return self.library.why_not_runnable() or why_not_this_gpu(self.library, self.options)
 
     def tuned(self, options: TensorRTOptions | None, source: Manifest) -> TensorRTBackend:
         """This backend with the sizes that it will build an export for."""
@@ -70,7 +70,7 @@ class TensorRTBackend:
 
     def parameters(self) -> dict[str, Any]:
         """What decides the result beside the export and the library's version."""
-        return self.options.parameters()
+        return self.options.parameters() | building_gpu(self.library, self.options)
 
     def compile(self, onnx: Path, out: Path) -> Compiled:
         """Build the plan, or one for each phase, and write down which kernels they run.

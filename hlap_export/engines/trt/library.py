@@ -30,6 +30,7 @@ class Library:
         module: what Python imports; never without a look at the driver first where that is needed.
         extra: of this package, which brings it.
         builds_without_gpu: whether its compiler works on any machine.
+        oldest: version that has all that is used here.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Library:
     module: str
     extra: str
     builds_without_gpu: bool
+    oldest: tuple[int, int]
 
     def load(self):
         """The module, whose type can't be written down: the checker infers it."""
@@ -59,17 +61,30 @@ class Library:
     def why_unavailable(self) -> Unavailable | None:
         """Why it can't build here; None if it can."""
         if importlib.util.find_spec(self.module) is None:
-            return Unavailable(found=f"{self.module} isn't installed", fix=f"pip install 'hlap-export[{self.extra}]'")
+            return Unavailable(found=f"{self.module} isn't installed", fix=self._install)
         # Asked before the import: without a driver TensorRT's own objects can take the process down.
         if not self.builds_without_gpu and (problem := why_no_gpu()):
             return problem
         try:
             self.load()
         except ImportError as error:
-            return Unavailable(
-                found=f"{self.module} fails to import: {error}", fix=f"pip install 'hlap-export[{self.extra}]'"
-            )
+            return Unavailable(found=f"{self.module} fails to import: {error}", fix=self._install)
+        if tuple(map(int, self.version.split(".")[:2])) < self.oldest:
+            oldest = ".".join(map(str, self.oldest))
+            return Unavailable(found=f"{self.compiler} is older than {oldest}", fix=f"{self._install} --upgrade")
         return None
+
+    def why_not_runnable(self) -> Unavailable | None:
+        """Why it can't run here what it built; None if it can. Asked only where it can build."""
+        if problem := why_no_gpu():
+            return problem
+        if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+            return Unavailable(found="cuda-bindings isn't installed", fix=self._install)
+        return None
+
+    @property
+    def _install(self) -> str:
+        return f"pip install 'hlap-export[{self.extra}]'"
 
 
 def why_no_gpu() -> Unavailable | None:
@@ -78,9 +93,21 @@ def why_no_gpu() -> Unavailable | None:
     return None if count else Unavailable(found=reason, fix=NO_GPU_FIX)
 
 
-TENSORRT = Library(name="tensorrt", product="TensorRT", module="tensorrt", extra="trt", builds_without_gpu=False)
+TENSORRT = Library(
+    name="tensorrt",
+    product="TensorRT",
+    module="tensorrt",
+    extra="trt",
+    builds_without_gpu=False,
+    oldest=(10, 15),  # imports TensorScatter and RotaryEmbedding
+)
 TENSORRT_RTX = Library(
-    name="tensorrt-rtx", product="TensorRT-RTX", module="tensorrt_rtx", extra="rtx", builds_without_gpu=True
+    name="tensorrt-rtx",
+    product="TensorRT-RTX",
+    module="tensorrt_rtx",
+    extra="rtx",
+    builds_without_gpu=True,
+    oldest=(1, 7),
 )
 
 
