@@ -94,16 +94,27 @@ def _built(export_dir: Path, folder: Path, backend: Backend, request: Request, s
     for name in source.files:
         if not name.startswith(GRAPH):
             _copy(export_dir / name, folder / name)
-    layout_facts: dict[str, object] = {}
-    if backend.why_not_runnable() is None:
-        with backend.open(folder, threads=usable_cores()) as session:
-            layout_facts = _session_facts(session)
-    return write_manifest(
+    made = write_manifest(
         folder,
         kind="engine",
         parameters={**request.parameters, **compiled.parameters},
         inputs=request.inputs,
-        facts={**compiled.facts, **layout_facts, "build_seconds": round(build_seconds, 3)},
+        facts={**compiled.facts, "build_seconds": round(build_seconds, 3)},
+    )
+    return made if backend.why_not_runnable() else _tried(folder, backend, made)
+
+
+def _tried(folder: Path, backend: Backend, made: Manifest) -> Manifest:
+    """Open a new engine, by the manifest that it has already, and add to that what the session says of itself."""
+    with backend.open(folder, threads=usable_cores()) as session:
+        facts = _session_facts(session)
+    return write_manifest(
+        folder,
+        kind=made.kind,
+        parameters=made.parameters,
+        inputs=made.inputs,
+        facts={**made.facts, **facts},
+        known=made.files,
     )
 
 

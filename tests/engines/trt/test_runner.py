@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hlap_export.artifacts import is_intact, read_manifest
 from hlap_export.engines import build
 from hlap_export.engines.base import Session
-from hlap_export.engines.trt import TENSORRT, TENSORRT_RTX, Library, TensorRTOptions, session
+from hlap_export.engines.trt import TENSORRT, TENSORRT_RTX, Library, TensorRTOptions, rtx, session
+from hlap_export.engines.trt import library as libraries
 from hlap_export.engines.trt.gpu import Stream
 from hlap_export.engines.trt.graph import read_graph
 from hlap_export.engines.trt.library import Log
 from hlap_export.engines.trt.options import resolved, sizes_of
 from hlap_export.engines.trt.phases import PHASES, ranges, shape_ranges
 from hlap_export.errors import ArtefactError
+from hlap_export.machine import NvidiaGpu
 from tests.engines.test_ort_flavour import session_logits
 from tests.engines.trt.fake_gpu import FakeContext, FakeCuda
 from tests.export.exports import TinyExports
@@ -86,6 +89,39 @@ def test_tensorrts_steps_are_recorded_once_for_each_cache_and_launched_then(
     for found, expected in zip(together, alone, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert cuda.num_executables == 0
+
+
+def show_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the driver name a GPU that both libraries can use."""
+    gpu = NvidiaGpu(name="NVIDIA Fake", compute_capability="SM89")
+    monkeypatch.setattr(libraries, "count_nvidia_gpus", lambda: (1, "1 NVIDIA GPU"))
+    monkeypatch.setattr(rtx, "first_nvidia_gpu", lambda: gpu)
+
+
+def test_where_there_is_a_gpu_a_build_opens_what_it_built_before_the_folder_appears(
+    built: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler is the real one; what it built is loaded by the fake."""
+    cuda = FakeCuda()
+    show_a_gpu(monkeypatch)
+    put_on_the_fake_gpu(built[0], cuda, monkeypatch)
+    manifest = build(built[0], tmp_path / "engine", engine="tensorrt-rtx", options=OPTIONS)
+    assert cuda.profiles == [0, 1]
+    assert is_intact(tmp_path / "engine", manifest)
+    assert read_manifest(tmp_path / "engine") == manifest
+    assert manifest.facts["kv_layers"] == read_manifest(built[1]).facts["kv_layers"]
+
+
+def test_a_new_engine_that_cannot_be_opened_leaves_nothing_behind(
+    built: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = FakeCuda()
+    show_a_gpu(monkeypatch)
+    put_on_the_fake_gpu(built[0], cuda, monkeypatch)
+    cuda.num_profiles = 1
+    with pytest.raises(ArtefactError, match=r"a context of profile 1.*found no profile 1"):
+        build(built[0], tmp_path / "engine", engine="tensorrt-rtx", options=OPTIONS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_call_that_the_library_refuses_is_told_with_what_its_log_says(
