@@ -57,7 +57,8 @@ class TensorRTOptions:
     def parameters(self) -> dict[str, Any]:
         """As JSON values; what is off isn't listed."""
         values = asdict(self) | {"compute_capabilities": list(self.compute_capabilities)}
-        return {name: value for name, value in values.items() if value not in (None, False, [], "none")}
+        # Level 0 is a level: 0 and False are equal.
+        return {name: value for name, value in values.items() if value is not False and value not in (None, [], "none")}
 
 
 OPTION_NAMES = tuple(field.name for field in fields(TensorRTOptions))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hlap_export.engines.trt.library import Library, why_no_gpu
+from hlap_export.engines.trt.library import TENSORRT, Library, why_no_gpu
 
 if TYPE_CHECKING:
     import tensorrt
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimingCache:
-    """A file of the user's, one for each version of the library; None where nothing is timed for lack of a GPU."""
+    """A file of the user's, one for each version of TensorRT; None for TensorRT-RTX, which times nothing to build."""
 
     path: Path | None
 
     @classmethod
     def of(cls, library: Library) -> TimingCache:
         """The cache for a library on this machine."""
-        if why_no_gpu() is not None:
+        if library != TENSORRT or why_no_gpu() is not None:
             return cls(path=None)
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return cls(path=root / "hlap-export" / f"{library.name}-{library.version}.timing")
