@@ -14,7 +14,7 @@ from hlap_export.bench.extrapolation import extrapolate
 from hlap_export.bench.latency import Protocol, time_pairs
 from hlap_export.bench.memory import measure_memory
 from hlap_export.bench.points import fitting_points, largest_batch, longest_prompt
-from hlap_export.bench.report import BenchReport, LatencyRow, MachineSpeed, MemoryRow
+from hlap_export.bench.report import AdjustedLength, BenchReport, LatencyRow, MachineSpeed, MemoryRow
 from hlap_export.bench.roofline import EngineShape, Limits, limits, machine_speed
 from hlap_export.bench.statistics import Samples, intervals, noise, timing
 from hlap_export.bench.steps import step_of
@@ -64,7 +64,7 @@ def bench(
     Args:
         candidate: engine folder.
         baseline: engine folder that the ratios refer to, built in the same way from the dense model.
-        prompt_lengths: tokens of a prefill; cut to the model's positions.
+        prompt_lengths: tokens of a prefill; cut to the model's positions, and to the engines' capacity.
         context_lengths: tokens already cached when one more is decoded; cut likewise.
         options: how it is measured; None for the defaults.
         on_progress: called with (steps done, steps in all).
@@ -75,8 +75,8 @@ def bench(
     started, watch = time.perf_counter(), Watch()
     options = options or BenchOptions()
     engines = _Engine.at(candidate), _Engine.at(baseline)
-    positions = min(engine.shape.layout.max_positions for engine in engines)
-    points, adjusted = fitting_points(prompt_lengths, context_lengths, options.batches, max_positions=positions)
+    positions, room = (min(of(engine) for engine in engines) for of in (_positions, _room))
+    points, adjusted = fitting_points(prompt_lengths, context_lengths, options.batches, max_positions=room)
     measured = _measure(engines, points, options, on_progress)
     conditions = watch.end()
     return BenchReport(
@@ -91,8 +91,10 @@ def bench(
         threads=measured.threads,
         batches=tuple(dict.fromkeys(options.batches)),
         latency=measured.latency,
-        extrapolated=extrapolate(measured.latency, longest=positions - 1),
-        adjusted_lengths=adjusted,
+        extrapolated=extrapolate(measured.latency, longest=room - 1),
+        adjusted_lengths=adjusted
+        if room == positions
+        else tuple(_cut_by_capacity(length, room) for length in adjusted),
         candidate_memory=measured.memory[0],
         baseline_memory=measured.memory[1],
         memory_prompt_length=longest_prompt(points),
@@ -118,6 +120,21 @@ class _Engine:
         manifest = read_manifest(folder, kind="engine")
         shape = EngineShape(layout=read_layout(folder), dtype=str(manifest.parameters["dtype"]))
         return cls(folder=folder, manifest=manifest, shape=shape)
+
+
+def _positions(engine: _Engine) -> int:
+    return engine.shape.layout.max_positions
+
+
+def _room(engine: _Engine) -> int:
+    """Tokens that a row can have: the model's positions, or fewer where the engine's cache has a fixed capacity."""
+    return min(_positions(engine), int(engine.manifest.parameters.get("capacity", _positions(engine))))
+
+
+def _cut_by_capacity(length: AdjustedLength, room: int) -> AdjustedLength:
+    """The same with the reason that isn't the model's."""
+    new = ", the new one among them" if length.phase == "decode" else ""
+    return length.model_copy(update={"reason": f"an engine was built with room for {room} tokens{new}"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,8 @@ def verify(
     Args:
         candidate: engine folder.
         reference: checkpoint folder, for float32 torch.
-        text: for evaluation. Without it, or without a tokenizer in the engine's folder, ids are random, which is told.
+        text: for evaluation, in windows that are cut to the engines' capacity. Without it, or without a tokenizer in
+            the engine's folder, ids are random, which is told.
         baseline: engine folder of the dense model, for its perplexity on the same windows.
         options: how much is checked; None for the defaults.
         on_progress: called with (steps done, steps in all).
@@ -59,9 +60,9 @@ def verify(
         TextError: the text is unreadable or too short.
     """
     started = time.perf_counter()
-    options = options or VerifyOptions()
     manifest = require_intact(candidate)
-    baseline_digest = require_intact(baseline).digest if baseline else None
+    dense = require_intact(baseline) if baseline else None
+    options = _fitting_windows(options or VerifyOptions(), manifest, dense)
     material = _prepare(manifest, candidate, reference, text, options)
     steps = Steps(1 + material.num_windows * (2 if baseline else 1), on_progress)
     outcome = _run_engines(candidate, baseline, material, options, steps)
@@ -72,7 +73,7 @@ def verify(
         reference_digest=model_digest(reference),
         reference_streamed_layers=material.sequences.num_streamed_layers,
         baseline=str(baseline) if baseline else None,
-        baseline_digest=baseline_digest,
+        baseline_digest=dense.digest if dense else None,
         engine=str(manifest.parameters["engine"]),
         provider=outcome.provider,
         dtype=outcome.dtype,
@@ -90,6 +91,13 @@ def verify(
         machine=machine_facts(),
         versions=package_versions(),
     )
+
+
+def _fitting_windows(options: VerifyOptions, *engines: Manifest | None) -> VerifyOptions:
+    """The options with windows of the text that fit into every engine's cache, where that has a fixed capacity."""
+    asked = options.window_length
+    rooms = [int(engine.parameters.get("capacity", asked)) for engine in engines if engine]
+    return replace(options, window_length=min(asked, *rooms))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hlap_export.artifacts import read_manifest
+from hlap_export.artifacts import read_manifest, write_manifest
 from hlap_export.bench import BenchOptions, BenchReport, bench
 from hlap_export.bench.memory import measure_memory
 from hlap_export.bench.steps import decode_step, prefill_step
@@ -91,6 +93,28 @@ def test_a_bench_of_two_real_engines_fills_every_field_of_its_report(tiny_engine
     assert (report.memory_prompt_length, report.memory_batch) == (128, 2)
     assert steps == [(done, 14) for done in range(1, 15)]
     assert BenchReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_lengths_are_cut_to_the_smaller_engines_capacity_with_that_reason(
+    tiny_engines: TinyEngines, tmp_path: Path
+) -> None:
+    engine, small = tiny_engines.get().folder, tmp_path / "small"
+    shutil.copytree(engine, small)
+    manifest = read_manifest(small)
+    sizes = manifest.parameters | {"capacity": 40}
+    write_manifest(small, kind="engine", parameters=sizes, inputs=manifest.inputs, facts=manifest.facts)
+    quick = replace(QUICK, batches=(1,), rounds=1, repeats=5)
+    report = bench(engine, small, prompt_lengths=(8, 64), context_lengths=(16, 64), options=quick)
+    assert [(row.phase, row.num_tokens) for row in report.latency] == [
+        ("prefill", 8),
+        ("prefill", 40),
+        ("decode", 16),
+        ("decode", 39),
+    ]
+    assert [(length.asked, length.used, length.reason) for length in report.adjusted_lengths] == [
+        (64, 40, "an engine was built with room for 40 tokens"),
+        (64, 39, "an engine was built with room for 40 tokens, the new one among them"),
+    ]
 
 
 def test_peak_memory_is_the_engines_and_not_this_processs(tiny_engines: TinyEngines) -> None:

@@ -16,7 +16,7 @@ import tokenizers
 import transformers
 from pydantic import ValidationError
 
-from hlap_export.artifacts import read_manifest
+from hlap_export.artifacts import read_manifest, write_manifest
 from hlap_export.checkpoint import read_layout
 from hlap_export.digests import file_sha256
 from hlap_export.errors import ArtefactError, CheckFailed, CheckpointError, ExportError, TextError
@@ -172,6 +172,32 @@ def test_text_is_used_when_there_is_a_tokenizer(tiny_engines: TinyEngines, tmp_p
     assert perplexity.candidate.perplexity == pytest.approx(math.exp(perplexity.candidate.loss_nats_per_token))
     assert steps == [(done, 7) for done in range(1, 8)]
     assert VerifyReport.model_validate_json(report.model_dump_json()) == report
+
+
+@pytest.mark.parametrize("smaller", ["candidate", "baseline"])
+def test_windows_of_the_text_are_cut_to_the_smaller_engines_capacity(
+    smaller: str, tiny_engines: TinyEngines, tmp_path: Path
+) -> None:
+    engine = tiny_engines.get()
+    engines = {name: altered(engine.folder, tmp_path / name, add_tokenizer) for name in ("candidate", "baseline")}
+    manifest = read_manifest(engines[smaller])
+    write_manifest(
+        engines[smaller],
+        kind="engine",
+        parameters=manifest.parameters | {"capacity": 16},
+        inputs=manifest.inputs,
+        facts=manifest.facts,
+    )
+    short = replace(OPTIONS, prompt_lengths=(7,), decode_steps=4)
+    report = verify(
+        engines["candidate"],
+        engine.checkpoint,
+        text=write_text(tmp_path / "text.txt"),
+        baseline=engines["baseline"],
+        options=short,
+    )
+    perplexity: Any = report.perplexity
+    assert (perplexity.num_windows, perplexity.window_length, perplexity.num_scored_tokens) == (3, 16, 45)
 
 
 def test_without_a_tokenizer_the_report_says_that_the_ids_are_random(tiny_engines: TinyEngines, tmp_path: Path) -> None:
