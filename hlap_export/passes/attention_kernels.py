@@ -9,7 +9,7 @@ the other kernel in its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class AttentionForm:
         layer: 0 at the embedding.
         form: "operator" is ONNX's `Attention`; "plain" is products and a softmax.
         prefill: what runs it for a prompt; "decomposed" is several kernels.
-        decode: likewise for one new token, while the capacity is at most `MAX_SINGLE_TOKEN_CAPACITY`.
+        decode: likewise for one new token, where every layer has a kernel for one: see `built_forms`.
         reason: why it isn't the best of both; empty where it is.
     """
 
@@ -74,6 +74,27 @@ def decode_tokens(forms: Iterable[Mapping[str, Any]], capacity: int) -> int:
     decode = {form["decode"] for form in forms}
     too_long = capacity > MAX_SINGLE_TOKEN_CAPACITY and "single_token_kernel" in decode
     return 2 if too_long or "prompt_kernel" in decode else 1
+
+
+def built_forms(forms: Sequence[Mapping[str, Any]], capacity: int) -> list[dict[str, Any]]:
+    """What runs each layer in an engine of so many tokens of cache, and why: all layers share its decode profile.
+
+    Args:
+        forms: what the export's manifest says of each layer.
+        capacity: tokens of cache.
+    """
+    if decode_tokens(forms, capacity) == 1:
+        return [dict(form) for form in forms]
+    few = next((form for form in forms if form["decode"] == "prompt_kernel"), None)
+    reason = (
+        f"the decode profile takes 2 tokens for all layers because of layer {few['layer']}, {few['reason']}"
+        if few
+        else f"{capacity} tokens of cache: {COMPILER}'s kernel for one token takes {MAX_SINGLE_TOKEN_CAPACITY}"
+    )
+    return [
+        {**form, "decode": "prompt_kernel", "reason": reason} if form["decode"] == "single_token_kernel" else dict(form)
+        for form in forms
+    ]
 
 
 def _no_kernel(num_heads: int, head_dim: int, dtype: str, softcap: float) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from hlap_export.artifacts import Manifest, read_manifest
 from hlap_export.report import wording
 from hlap_export.report.summary import ENGINE_ON_DISK, KV_CACHE, EngineBuild, PhaseBuild, Size
+
+_KV_INPUT = re.compile(r"input past_key_values\.")
 
 
 def build_rows(engines: dict[str, Path]) -> tuple[EngineBuild, ...]:
@@ -25,7 +28,7 @@ def _row(name: str, manifest: Manifest) -> EngineBuild:
         build_seconds=facts["build_seconds"],
         capacity=capacity,
         kv_bytes_per_row=facts["kv_bytes_per_row"],
-        num_kv_bindings=2 * len(facts["kv_layers"]),
+        num_kv_bindings=len({binding for plan in plans for binding in plan["bindings"] if _KV_INPUT.match(binding)}),
         phases=tuple(
             PhaseBuild(
                 phase=phase,
@@ -33,6 +36,7 @@ def _row(name: str, manifest: Manifest) -> EngineBuild:
                 num_fused_attention=len(made["fused_attention_layers"]),
             )
             for phase, made in facts["phases"].items()
+            if made["num_kernels"] is not None  # else the compiler didn't list them
         ),
     )
 

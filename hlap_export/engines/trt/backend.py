@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from hlap_export.engines.base import (
 )
 from hlap_export.engines.trt.compiling import CompiledPlan, compile_plan
 from hlap_export.engines.trt.graph import read_graph
-from hlap_export.engines.trt.inspection import EngineLayer, as_json, bindings_of, layers_of
+from hlap_export.engines.trt.inspection import EngineLayer, as_json, layers_of
 from hlap_export.engines.trt.library import Library
 from hlap_export.engines.trt.options import TensorRTOptions, resolved, sizes_of
 from hlap_export.engines.trt.phases import PHASES, PhaseName, ranges, shape_ranges
@@ -98,15 +98,18 @@ class TensorRTBackend:
         if options.strip_weights:
             _bring_weights(onnx, out)
         layers = _layers_by_phase(options, plans)
-        (out / INSPECTION).write_text(json.dumps({phase: as_json(found) for phase, found in layers.items()}, indent=1))
+        (out / INSPECTION).write_text(
+            json.dumps({phase: found and as_json(found) for phase, found in layers.items()}, indent=1)
+        )
         return Compiled(
             parameters=options.parameters(),
             facts={
                 "compiler": self.library.compiler,
                 "decode_tokens": decode_tokens,
+                "attention": attention_kernels.built_forms(attention, sizes.capacity),
                 "plans": {name: _plan_facts(plan, out / name) for name, plan in plans.items()},
                 "phases": {phase: _phase_facts(found) for phase, found in layers.items()},
-                "warnings": sorted({warning for plan in plans.values() for warning in plan.log.warnings}),
+                "warnings": _warnings(plans.values()),
                 **_layout_facts(source, self.library, sizes.capacity),
             },
         )
@@ -141,17 +144,30 @@ def _require_flavour(onnx: Path, source: Manifest, engine: str) -> None:
         )
 
 
-def _layers_by_phase(options: TensorRTOptions, plans: dict[str, CompiledPlan]) -> dict[PhaseName, list[EngineLayer]]:
-    found: dict[PhaseName, list[EngineLayer]] = {phase: [] for phase in PHASES}
+def _layers_by_phase(
+    options: TensorRTOptions, plans: dict[str, CompiledPlan]
+) -> dict[PhaseName, list[EngineLayer] | None]:
+    """The kernels of each phase; None where the compiler listed none."""
+    found: dict[PhaseName, list[EngineLayer] | None] = {}
     for name, phases in plan_files(two_engines=options.two_engines).items():
-        for layer in layers_of(plans[name].log.layers):
-            found[phases[layer.profile]].append(layer)
+        layers = layers_of(plans[name].log.layers)
+        for profile, phase in enumerate(phases):
+            found[phase] = [layer for layer in layers if layer.profile == profile] if layers else None
     return found
 
 
-def _phase_facts(layers: Sequence[EngineLayer]) -> dict[str, Any]:
+def _phase_facts(layers: Sequence[EngineLayer] | None) -> dict[str, Any]:
+    if layers is None:
+        return {"num_kernels": None, "fused_attention_layers": None}
     fused = sorted(layer.fused_attention for layer in layers if layer.fused_attention is not None)
     return {"num_kernels": len(layers), "fused_attention_layers": fused}
+
+
+def _warnings(plans: Collection[CompiledPlan]) -> list[str]:
+    warnings = {warning for plan in plans for warning in plan.log.warnings}
+    if not all(layers_of(plan.log.layers) for plan in plans):
+        warnings.add("the compiler listed no layers: which kernels run isn't known")
+    return sorted(warnings)
 
 
 def _plan_facts(plan: CompiledPlan, path: Path) -> dict[str, Any]:
@@ -164,7 +180,7 @@ def _plan_facts(plan: CompiledPlan, path: Path) -> dict[str, Any]:
         "size_bytes": path.stat().st_size,
         "build_seconds": plan.seconds,
         "num_network_layers": plan.num_network_layers,
-        "bindings": list(bindings_of(plan.log.layers)),
+        "bindings": list(plan.bindings),
         **figures,
     }
 

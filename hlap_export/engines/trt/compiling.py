@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hlap_export.engines.trt.graph import Graph
+from hlap_export.engines.trt.inspection import bindings_of, bindings_of_network
 from hlap_export.engines.trt.library import Library, Log, open_log
 from hlap_export.engines.trt.options import TensorRTOptions
 from hlap_export.engines.trt.phases import ShapeRange
@@ -30,11 +31,13 @@ class CompiledPlan:
     Attributes:
         seconds: of the build, the parsing included.
         num_network_layers: before the compiler fused anything.
+        bindings: the plan's inputs and outputs, as the compiler lists them, or else as the parsed network does.
         log: what it said.
     """
 
     seconds: float
     num_network_layers: int
+    bindings: tuple[str, ...]
     log: Log
 
 
@@ -66,7 +69,12 @@ def compile_plan(
     cache.keep_from(config)
     with out.open("wb") as file:
         file.write(memoryview(built))
-    return CompiledPlan(seconds=round(time.perf_counter() - started, 3), num_network_layers=network.num_layers, log=log)
+    return CompiledPlan(
+        seconds=round(time.perf_counter() - started, 3),
+        num_network_layers=network.num_layers,
+        bindings=bindings_of(log.layers) or bindings_of_network(network),
+        log=log,
+    )
 
 
 def _parse(library: Library, network: tensorrt.INetworkDefinition, graph: Graph, log: Log) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import tensorrt
 
 _LINE = re.compile(r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), ")
 _TACTIC = re.compile(r"TacticName: (?P<tactic>.*?), StreamId")
@@ -21,6 +24,7 @@ _BINDING = re.compile(
     r"\s+Name: (?P<name>[^,]+), IOMode: (?P<mode>Input|Output), DataType: (?P<dtype>\w+), "
     r"Dimensions: \[(?P<dims>[-\d,]*)\]"
 )
+_DTYPE_NAMES = {"BF16": "bfloat16"}
 _ATTENTION_KERNEL = re.compile(r"_gem[mv]_mha")
 _DECODER_LAYER = re.compile(r"\bmodel\.layers\.(\d+)\.self_attn\b")
 
@@ -102,4 +106,15 @@ def bindings_of(lines: Sequence[str]) -> tuple[str, ...]:
         f"{found['mode'].lower()} {found['name']}: {found['dtype'].lower()} [{found['dims']}]"
         for line in lines
         if (found := _BINDING.match(line))
+    )
+
+
+def bindings_of_network(network: tensorrt.INetworkDefinition) -> tuple[str, ...]:
+    """Likewise of a network that was built, where the compiler lists nothing."""
+    inputs = [("input", network.get_input(index)) for index in range(network.num_inputs)]
+    outputs = [("output", network.get_output(index)) for index in range(network.num_outputs)]
+    return tuple(
+        f"{mode} {tensor.name}: {_DTYPE_NAMES.get(tensor.dtype.name, tensor.dtype.name.lower())} "
+        f"[{','.join(map(str, cast('Sequence[int]', tensor.shape)))}]"
+        for mode, tensor in (*inputs, *outputs)
     )

@@ -13,10 +13,11 @@ import pytest
 
 from hlap_export.artifacts import Manifest, is_intact, read_manifest
 from hlap_export.engines import build, open_session
-from hlap_export.engines.trt import TensorRTOptions
+from hlap_export.engines.trt import TensorRTOptions, library
 from hlap_export.errors import ArtefactError, BackendMissing
 from hlap_export.families import FAMILIES
 from hlap_export.machine import count_nvidia_gpus
+from hlap_export.report.builds import build_rows, build_table
 from tests.export.exports import TinyExports
 from tests.tiny_engines import altered
 
@@ -29,11 +30,22 @@ CASES = [
     ("llama", "mixed", "bfloat16"),
     ("gemma2", "mixed", "float32"),
 ]
+KERNELS = {"prompt_kernel": "_gemm_mha_v2", "single_token_kernel": "_gemv_mha_v1"}
 TYPES = {"float16": "half", "bfloat16": "bfloat16", "float32": "float"}
 
 
 def built(exports: TinyExports, out: Path, case: tuple[str, str, str], options: TensorRTOptions = SMALL) -> Manifest:
     return build(exports.get(*case, "trt").folder, out, engine="tensorrt-rtx", options=options)
+
+
+def attention_kernels(layers: list[dict[str, Any]]) -> dict[int, str]:
+    """The kernel that computes each decoder layer's attention, by the names of the nodes in it."""
+    return {
+        int(layer[1]): kernel["name"].split("_myl")[0]
+        for kernel in layers
+        for node in kernel["nodes"]
+        if "_mha" in kernel["name"] and (layer := re.match(r"model\.layers\.(\d+)\.self_attn", node))
+    }
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
@@ -54,9 +66,41 @@ def test_prefill_and_decode_are_built_with_the_bindings_and_fused_layers_that_th
     bindings = facts["plans"]["model.engine"]["bindings"]
     assert {binding for binding in bindings if re.search(r"past_key_values|present", binding)} == expected
     assert len(bindings) == len(expected) + 4  # ids, write indices, logits indices; logits
-    for phase in ("prefill", "decode"):
-        promised = [form["layer"] for form in exported["attention"] if form[phase] != "decomposed"]
+    inspection = json.loads((tmp_path / "engine" / "inspection.json").read_text())
+    for phase, layers in inspection.items():
+        promised = {form["layer"]: KERNELS[form[phase]] for form in facts["attention"] if form[phase] in KERNELS}
+        assert promised.items() <= attention_kernels(layers).items()
         assert set(promised) <= set(facts["phases"][phase]["fused_attention_layers"])
+
+
+def test_one_layer_with_few_heads_changes_the_kernel_of_all_and_the_engine_says_so(
+    tiny_exports: TinyExports, tmp_path: Path
+) -> None:
+    """Its export can't: whether layers 0 and 2 have a kernel for one token is decided by layer 1's three heads."""
+    attention = built(tiny_exports, tmp_path / "engine", ("llama", "partial_heads", "float16")).facts["attention"]
+    assert [form["decode"] for form in attention] == ["prompt_kernel"] * 3 + ["decomposed"]
+    reason = r"takes 2 tokens for all layers because of layer 1, 3 query heads: .*needs 4"
+    assert all(re.search(reason, attention[layer]["reason"]) for layer in (0, 2))
+    alone = built(tiny_exports, tmp_path / "dense", ("llama", "dense", "float16")).facts["attention"]
+    assert [(form["decode"], form["reason"]) for form in alone] == [("single_token_kernel", "")] * 4
+
+
+def test_a_compiler_that_lists_no_layers_is_not_said_to_have_none(
+    tiny_exports: TinyExports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = ("llama", "mixed", "bfloat16")
+    listed = built(tiny_exports, tmp_path / "listed", case).facts
+    monkeypatch.setattr(library, "LAYERS", "other words")
+    facts = built(tiny_exports, tmp_path / "engine", case).facts
+    assert facts["phases"]["decode"] == {"num_kernels": None, "fused_attention_layers": None}
+    assert json.loads((tmp_path / "engine" / "inspection.json").read_text()) == {"prefill": None, "decode": None}
+    assert facts["warnings"] == ["the compiler listed no layers: which kernels run isn't known"]
+    # The network, which is asked in its place, has the same bindings.
+    names = [sorted(known["plans"]["model.engine"]["bindings"]) for known in (listed, facts)]
+    assert names[0] == names[1]
+    (row,) = build_rows({"pruned": tmp_path / "engine"})
+    assert (row.num_kv_bindings, row.phases) == (4, ())
+    assert "kernels" not in str(build_table((row,)))
 
 
 def test_two_engines_hold_what_one_with_two_profiles_does(tiny_exports: TinyExports, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hlap_export.artifacts import read_manifest
 from hlap_export.errors import RecipeError
 from hlap_export.pipeline import run
+from hlap_export.plan.pruning_plan import Keep, KeepHeads, load_plan
 from hlap_export.progress import Progress
 from hlap_export.recipe import Recipe, effective_recipe, parse_recipe, tensorrt_options
 from hlap_export.report.summary import Summary
@@ -40,8 +41,11 @@ def test_dense_and_pruned_are_built_and_their_graphs_verified_where_they_run(mod
     dense, pruned = summary.builds
     assert (summary.engine, summary.flavour, summary.dtype, summary.passed) == ("tensorrt-rtx", "trt", "float16", True)
     assert dense.compiler.startswith("TensorRT-RTX 1.")
-    # The last 2 of 4 layers lose their attention: two inputs, keys and values, for each that is left.
-    assert (dense.num_kv_bindings, pruned.num_kv_bindings) == (8, 4)
+    # The compiler counts them: two inputs, keys and values, for each layer to which the plan leaves its attention.
+    plan = load_plan(out / "plan.json")
+    num_live = sum(isinstance(attention, Keep | KeepHeads) for attention in plan.attention)
+    assert (dense.num_kv_bindings, pruned.num_kv_bindings) == (2 * len(plan.attention), 2 * num_live)
+    assert num_live == 2
     assert [phase.num_fused_attention for phase in (*dense.phases, *pruned.phases)] == [4, 4, 2, 2]
     assert (dense.capacity, dense.kv_bytes_per_row) == (64, 64 * 4 * 2 * 2 * 16 * 2)
     assert pruned.size_bytes == (out / "engine/pruned/model.engine").stat().st_size
