@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hlap_export.checkpoint import read_layout
 from hlap_export.engines import KVCache, TracedSession, tracer_of, usable_cores
 from hlap_export.engines.tracing import Tracer
+from hlap_export.errors import ArtefactError
 from hlap_export.verify.graph_names import residual_values, tensor_values
 from hlap_export.verify.layer_errors import Floats, Parts, error_ratio
 from hlap_export.verify.options import VerifyOptions
@@ -117,7 +118,7 @@ def find_fault(
     tolerance: Tolerance,
     options: VerifyOptions,
 ) -> Fault | None:
-    """Look for the part that makes a check fail; None where the engine can't be looked into.
+    """Look for the part that makes a check fail; None where the engine can't be looked into, and nobody asked for it.
 
     Args:
         candidate: the engine's folder.
@@ -125,10 +126,20 @@ def find_fault(
         failed: the check.
         rows: that it runs, see `Sequences.of_check`.
         tolerance: the bounds of the engine's dtype.
-        options: threads and memory.
+        options: threads and memory, and whether somebody asked for it.
+
+    Raises:
+        ArtefactError: somebody asked to look into an engine that can't be looked into.
     """
     if tracer_of(candidate) is None:
-        return None
+        if not options.bisect:
+            return None
+        raise ArtefactError(
+            where=str(candidate),
+            expected="an engine that can be looked into, for --bisect",
+            found="one whose compiler left no graph",
+            fix="build the same export with --engine onnxruntime, and verify that engine with --bisect",
+        )
     last = failed.location.position if failed.location else rows[0].ids.size - 1
     return Search(candidate, reference, failed.name, rows, last, options).run(tolerance)
 

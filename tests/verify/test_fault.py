@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from hlap_export.errors import CheckFailed
+from hlap_export.errors import ArtefactError, CheckFailed
 from hlap_export.verify import VerifyOptions, VerifyReport, verify
+from hlap_export.verify import fault as fault_search
 from tests.tiny_engines import TinyEngines, altered
 
 OPTIONS = VerifyOptions(prompt_lengths=(12, 7), decode_steps=16, threads=1)
@@ -93,3 +94,14 @@ def test_an_engine_that_is_right_is_looked_into_only_when_asked(tiny_engines: Ti
     assert report.passed
     assert report.fault is not None and not report.fault.is_beyond_bound
     assert max(part.error_ratio for part in report.fault.parts) < 2e-6
+
+
+def test_an_engine_that_cannot_be_looked_into_is_told_where_somebody_asked_for_it(
+    tiny_engines: TinyEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TensorRT's are: their compilers leave no graph."""
+    engine = tiny_engines.get(flavour="ort")
+    monkeypatch.setattr(fault_search, "tracer_of", lambda _: None)
+    assert verify(engine.folder, engine.checkpoint, options=OPTIONS).fault is None
+    with pytest.raises(ArtefactError, match="build the same export with --engine onnxruntime, and verify that engine"):
+        verify(engine.folder, engine.checkpoint, options=replace(OPTIONS, bisect=True))
