@@ -29,9 +29,10 @@ demo-rtx: $(STAMP)  ## The same with TensorRT-RTX's compiler, which needs no GPU
 test: $(STAMP)  ## Run the tests, a process on each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-test-gpu: $(STAMP)  ## What needs an NVIDIA GPU: tests, then timings into benchmarks/results/
-	$(BIN)/python -m pytest -m gpu -rs
-	$(BIN)/python -m benchmarks.tensorrt
+test-gpu: $(STAMP)  ## What needs an NVIDIA GPU, as one file in benchmarks/results/; for TensorRT first: .venv/bin/pip install '.[trt]'
+	@mkdir -p build
+	-$(BIN)/python -m pytest -m gpu -rs --junitxml=build/test-gpu.xml
+	$(BIN)/python -m benchmarks.tensorrt --tests build/test-gpu.xml
 
 check: $(STAMP)  ## Formatting, lint, types
 	$(BIN)/ruff format --check .
