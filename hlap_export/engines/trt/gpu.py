@@ -98,6 +98,19 @@ class DeviceTensor:
         self.pointer = int(stream.call("cudaMalloc", max(self.num_bytes, 1)))
         stream.call("cudaMemsetAsync", self.pointer, 0, self.num_bytes, stream.handle)
 
+    @property
+    def row_bytes(self) -> int:
+        """Of one element of the first dimension."""
+        return self.num_bytes // self.shape[0]
+
+    def address(self, row: int) -> int:
+        """Where a row begins."""
+        return self.pointer + row * self.row_bytes
+
+    def copy_row(self, row: int, source: DeviceTensor, source_row: int) -> None:
+        """Copy a row of another tensor of such rows, on the GPU."""
+        self._copy(self.address(row), source.address(source_row), self.row_bytes)
+
     def write(self, array: NDArray[Any]) -> None:
         """Copy an array to the tensor's front; it has been read when this returns."""
         host = np.ascontiguousarray(array, self.dtype)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 TOKENS: tuple[str, ...] = ("input_ids", WRITE_INDICES, "logits_indices")
 LOGITS = "logits"
+ALIGNMENT = 256
+"""Bytes: the library takes no tensor whose address isn't a multiple."""
 
 
 def open_plans(library: Library, engine: Path, files: dict[str, tuple[PhaseName, ...]], *, threads: int) -> Session:
@@ -85,6 +88,8 @@ class DeviceBuffers:
     """Keys and values of all cached layers in the GPU's memory; freed with the last cache that uses them."""
 
     def __init__(self, stream: Stream, names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: str) -> None:
+        self._new = lambda: DeviceBuffers(stream, names, [(1, *shape[1:]) for shape in shapes], dtype)
+        self._apart: DeviceBuffers | None = None
         self.tensors: dict[str, DeviceTensor] = {}
         for name, shape in zip(names, shapes, strict=True):  # one by one: where memory ends, those before are freed
             self.tensors[name] = DeviceTensor(stream, shape, dtype)
@@ -97,6 +102,21 @@ class DeviceBuffers:
         """Fill the buffers from arrays [B, K, C, E]."""
         for tensor, array in zip(self.tensors.values(), arrays, strict=True):
             tensor.write(array)
+
+    @property
+    def has_aligned_rows(self) -> bool:
+        """Whether every row begins where a tensor may begin."""
+        return all(tensor.row_bytes % ALIGNMENT == 0 for tensor in self.tensors.values())
+
+    @contextmanager
+    def row_apart(self, row: int) -> Generator[DeviceBuffers]:
+        """Buffers of one row alone, which is copied there and, when the block ends, back."""
+        self._apart = apart = self._apart or self._new()
+        for name, tensor in self.tensors.items():
+            apart.tensors[name].copy_row(0, tensor, row)
+        yield apart
+        for name, tensor in self.tensors.items():
+            tensor.copy_row(row, apart.tensors[name], 0)
 
     def __del__(self) -> None:
         for tensor in self.tensors.values():
@@ -138,14 +158,22 @@ class PlanRunner:
 
     def run(self, buffers: Buffers, row: int | None, ids: Ints, write_indices: Ints, logits_indices: Ints) -> Logits:
         """Run new tokens [B, T] of all rows, or of one; returns logits [B, N, V]."""
+        whole = cast(DeviceBuffers, buffers)
+        if row is None or whole.has_aligned_rows:
+            return self._run(whole, row, ids, write_indices, logits_indices)
+        with whole.row_apart(row) as apart:
+            return self._run(apart, None, ids, write_indices, logits_indices)
+
+    def _run(
+        self, buffers: DeviceBuffers, row: int | None, ids: Ints, write_indices: Ints, logits_indices: Ints
+    ) -> Logits:
         given: dict[str, Ints] = dict(zip(TOKENS, (ids, write_indices, logits_indices), strict=True))
         for name, array in given.items():
             self._tokens[name].write(array)
-        device_buffers = cast(DeviceBuffers, buffers)
         if ids.shape[1] == 1:
-            self._step(device_buffers, row, given)
+            self._step(buffers, row, given)
         else:
-            self._enqueue(self._bind("prefill", device_buffers, row, given))
+            self._enqueue(self._bind("prefill", buffers, row, given))
         return self._logits.read((*logits_indices.shape, self.vocab_size))
 
     def _step(self, buffers: DeviceBuffers, row: int | None, given: dict[str, Ints]) -> None:
@@ -185,7 +213,7 @@ class PlanRunner:
         for name, tensor in buffers.tensors.items():
             shape, pointer = tensor.shape, tensor.pointer
             if row is not None:
-                shape, pointer = (1, *shape[1:]), pointer + row * (tensor.num_bytes // shape[0])
+                shape, pointer = (1, *shape[1:]), tensor.address(row)
             bind(name, pointer, shape)
             bind(name.replace("past_key_values", "present"), pointer)
         bind(LOGITS, self._logits.pointer)

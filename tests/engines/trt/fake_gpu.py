@@ -20,6 +20,7 @@ from hlap_export.engines.trt.phases import ShapeRange
 
 ELEMENTS = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(int64)": 7}
 OK, OUT_OF_MEMORY = 0, 2
+ALIGNMENT = 256
 
 
 class FakeCuda:
@@ -47,9 +48,10 @@ class FakeCuda:
         if num_bytes > self.room:
             return OUT_OF_MEMORY, 0
         self.room -= num_bytes
-        memory = np.full(num_bytes + 64, 0xAB, np.uint8)  # not zeros: whoever needs them must write them
-        self.allocated[memory.ctypes.data] = memory
-        return OK, memory.ctypes.data
+        memory = np.full(num_bytes + 2 * ALIGNMENT, 0xAB, np.uint8)  # not zeros: whoever needs them must write them
+        pointer = -(-memory.ctypes.data // ALIGNMENT) * ALIGNMENT
+        self.allocated[pointer] = memory
+        return OK, pointer
 
     def cudaGetErrorString(self, status: int) -> tuple[int, bytes]:  # noqa: N802
         return OK, {OUT_OF_MEMORY: b"out of memory"}[status]
@@ -118,6 +120,8 @@ class FakeContext:
     def set_tensor_address(self, name: str, pointer: int) -> bool:
         if name not in {node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())}:
             return self._refuse(f"no tensor {name}")
+        if pointer % ALIGNMENT:
+            return self._refuse(f"{name} isn't aligned to {ALIGNMENT} bytes")
         self._addresses[name] = pointer
         return True
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hlap_export.artifacts import is_intact, read_manifest
+from hlap_export.artifacts import is_intact, read_manifest, write_manifest
 from hlap_export.engines import build
 from hlap_export.engines.base import Session
 from hlap_export.engines.trt import TENSORRT, TENSORRT_RTX, Library, TensorRTOptions, rtx, session
@@ -43,16 +45,23 @@ def built(tiny_exports: TinyExports, tmp_path_factory: pytest.TempPathFactory) -
 
 @contextmanager
 def on_a_fake_gpu(
-    built: tuple[Path, Path], cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, library: Library = TENSORRT_RTX
+    built: tuple[Path, Path],
+    cuda: FakeCuda,
+    monkeypatch: pytest.MonkeyPatch,
+    library: Library = TENSORRT_RTX,
+    capacity: int = NUM_TOKENS,
 ) -> Iterator[Session]:
-    put_on_the_fake_gpu(built[0], cuda, monkeypatch)
+    put_on_the_fake_gpu(built[0], cuda, monkeypatch, capacity)
     with session.open_plans(library, built[1], {"model.engine": PHASES}, threads=1) as opened:
         yield opened
 
 
-def put_on_the_fake_gpu(export_dir: Path, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def put_on_the_fake_gpu(
+    export_dir: Path, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, capacity: int = NUM_TOKENS
+) -> None:
     """Let the next session run an export in place of its engine's plan."""
-    sizes, log = sizes_of(resolved(OPTIONS, max_positions=128)), Log(logger=None)  # type: ignore[arg-type]
+    log = Log(logger=None)  # type: ignore[arg-type]
+    sizes = sizes_of(resolved(replace(OPTIONS, capacity=capacity), max_positions=128))
     path = export_dir / "model.onnx"
     inputs = read_graph(path, capacity=sizes.capacity).inputs
     shapes = (shape_ranges(inputs, ranges(phase, sizes, decode_tokens=2)) for phase in PHASES)
@@ -89,6 +98,36 @@ def test_tensorrts_steps_are_recorded_once_for_each_cache_and_launched_then(
     for found, expected in zip(together, alone, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert cuda.num_executables == 0
+
+
+def test_rows_that_begin_where_no_tensor_may_are_run_apart(
+    built: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 21 slots of 16 float32 numbers, the second row begins at 1344 bytes, which 256 doesn't divide."""
+    capacity, odd = NUM_TOKENS + 1, tmp_path / "odd"
+    shutil.copytree(built[1], odd)
+    known = read_manifest(odd)
+    sizes = known.parameters | {"capacity": capacity}
+    write_manifest(odd, kind="engine", parameters=sizes, inputs=known.inputs, facts=known.facts)
+    rows = np.random.default_rng(5).integers(0, 90, (3, 9))
+    with on_a_fake_gpu(built, FakeCuda(), monkeypatch, TENSORRT) as opened:
+        expected = _prompt_and_steps(opened, rows)
+    cuda = FakeCuda()
+    with on_a_fake_gpu((built[0], odd), cuda, monkeypatch, TENSORRT, capacity) as opened:
+        found = _prompt_and_steps(opened, rows)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    gc.collect()
+    assert not cuda.allocated
+
+
+def _prompt_and_steps(opened: Session, rows: Any) -> Any:
+    """Logits of five tokens at once and the others one by one, more rows than the engine takes."""
+    cache, found = opened.empty_cache(len(rows)), list[Any]()
+    for start, stop in ((0, 5), (5, 6), (6, 7), (7, 8), (8, 9)):
+        mask = np.ones((len(rows), stop), np.int64)
+        logits, cache = opened.run(rows[:, start:stop], mask, rows[:, start:stop], cache)
+        found.append(logits)
+    return np.concatenate(found, axis=1)
 
 
 def show_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
