@@ -13,7 +13,7 @@ from hlap_export.engines import backends, build, open_session
 from hlap_export.engines.trt import TensorRTOptions
 from hlap_export.families import FAMILIES
 from tests.engines.test_ort_flavour import session_logits
-from tests.export.exports import TinyExports
+from tests.export.exports import TinyExport, TinyExports
 from tests.export.test_parity import (
     FLOAT16_LOGIT_ERROR,
     MASK,
@@ -27,6 +27,9 @@ from tests.export.test_parity import (
 pytestmark = pytest.mark.gpu
 
 SMALL = TensorRTOptions(capacity=NUM_TOKENS, max_batch=2, max_prompt=NUM_TOKENS, max_logits=NUM_TOKENS)
+PLANS = ("mixed", "suffix", "partial_heads")
+# bfloat16 keeps 3 bits less than float16.
+BOUNDS = {"float32": RELATIVE_LOGIT_ERROR, "float16": FLOAT16_LOGIT_ERROR, "bfloat16": 8 * FLOAT16_LOGIT_ERROR}
 IN_PIECES = (PADDING - 2, 6, *[1] * (NUM_TOKENS - PADDING - 4))
 
 
@@ -39,17 +42,35 @@ def engine(request: pytest.FixtureRequest) -> str:
     return backend.name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", RELATIVE_LOGIT_ERROR), ("float16", FLOAT16_LOGIT_ERROR)])
+CASES = [
+    *((family, plan, dtype) for family in FAMILIES for plan in PLANS for dtype in ("float32", "float16")),
+    *(("llama", plan, "bfloat16") for plan in PLANS),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_a_padded_batch_matches_torch_at_once_and_in_pieces(
-    engine: str, family: str, dtype: str, bound: float, tiny_exports: TinyExports, tmp_path: Path
+    engine: str, case: tuple[str, str, str], tiny_exports: TinyExports, tmp_path: Path
 ) -> None:
-    exported = tiny_exports.get(family, "mixed", dtype, "trt")
-    build(exported.folder, tmp_path / "engine", engine=engine, options=SMALL)
+    require_parity(tiny_exports.get(*case, "trt"), tmp_path / "engine", engine, SMALL)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_more_rows_than_the_engine_takes_run_one_after_another(
+    engine: str, dtype: str, tiny_exports: TinyExports, tmp_path: Path
+) -> None:
+    """In half precision their caches begin where no tensor may: 20 slots of 16 numbers are 640 bytes."""
+    exported = tiny_exports.get("mistral", "mixed", dtype, "trt")
+    require_parity(exported, tmp_path / "engine", engine, replace(SMALL, max_batch=1))
+
+
+def require_parity(exported: TinyExport, out: Path, engine: str, options: TensorRTOptions) -> None:
+    """Two rows, one of them padded, have the logits of torch."""
+    build(exported.folder, out, engine=engine, options=options)
     expected, counts = torch_logits(exported), MASK.bool().numpy()
-    with open_session(tmp_path / "engine") as session:
+    with open_session(out) as session:
         for pieces in ((NUM_TOKENS,), IN_PIECES):
-            assert relative_error(session_logits(session, pieces, None), expected, counts) <= bound
+            assert relative_error(session_logits(session, pieces, None), expected, counts) <= BOUNDS[exported.dtype]
 
 
 @pytest.mark.parametrize("change", ["two_engines", "strip_weights", "weight_streaming"])
