@@ -129,7 +129,7 @@ def write_manifest(
         facts=facts or {},
         files=file_records(folder, known=known),
     )
-    (folder / MANIFEST).write_text(manifest.to_text(), encoding="utf-8")
+    (folder / MANIFEST).write_text(manifest.to_text(), encoding="utf-8", newline="\n")
     return manifest
 
 
@@ -149,7 +149,8 @@ def read_manifest(folder: Path, *, kind: str | None = None) -> Manifest:
             fix="pass the folder that the previous stage wrote",
         )
     try:
-        manifest = Manifest.from_text(path.read_text(encoding="utf-8"))
+        # Not as text: that takes "\r" for "\n", and a changed byte must not go unseen.
+        manifest = Manifest.from_text(path.read_bytes().decode("utf-8"))
     except (ValueError, LookupError) as error:
         raise ArtefactError(
             where=str(path),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hlap_export.artifacts import write_manifest, written_whole
+from hlap_export.artifacts import read_manifest, write_manifest, written_whole
 from hlap_export.errors import ArtefactError, CheckFailed
 from hlap_export.integrity import verify_manifest
 from tests.tiny_run import FinishedRun
@@ -58,6 +58,17 @@ def test_a_changed_byte_in_any_file_of_a_run_is_noticed_and_named(finished: Fini
         assert path.relative_to(run).as_posix() in [problem.file for problem in problems], path
         path.write_bytes(original)
     assert verify_manifest(run).is_intact
+
+
+@pytest.mark.parametrize("instead", [b"\r", b"\r\n", b""])
+def test_any_byte_of_a_manifest_itself_that_is_changed_is_noticed(instead: bytes, tmp_path: Path) -> None:
+    path = small_run(tmp_path / "run") / "manifest.json"
+    original = path.read_bytes()
+    for at in range(len(original)):
+        path.write_bytes(original[:at] + instead + original[at + 1 :])
+        with pytest.raises(ArtefactError, match="a manifest as hlap-export wrote it"):
+            read_manifest(path.parent)
+    assert [problem.damage for problem in verify_manifest(path.parent).problems] == ["manifest changed"]
 
 
 @pytest.mark.parametrize("name", ["summary.json", "onnx/dense/model.onnx", "manifest.json", "onnx/dense/manifest.json"])
