@@ -25,6 +25,7 @@ MAX_FUNCTION_LINES = 60
 ORDER = (
     "errors",
     "on_progress",
+    "quantiles",
     "machine",
     "direct_file",
     "digests",

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlap_export.bench.report import Timing
+from hlap_export.quantiles import normal, student_t
 
 Seconds = NDArray[np.float64]
 Picks = NDArray[np.int64]
 
 BOOTSTRAP_SAMPLES = 1000
 LEVEL = (2.5, 97.5)
-Z = 1.959964  # of the normal distribution at 97.5%
+Z = normal()
 # What an idle machine stays below; beyond it the last digits mean nothing.
 MAX_SPREAD = 1.25
 MAX_INTERVAL_WIDTH = 0.10
@@ -150,14 +151,3 @@ def _stretch(num_rounds: int) -> float:
     if num_rounds == 1:
         return 1.0  # nothing is known of how rounds differ
     return student_t(num_rounds - 1) / Z * math.sqrt(num_rounds / (num_rounds - 1))
-
-
-def student_t(freedom: int) -> float:
-    """Student's t at 97.5%, by the expansion of Cornish and Fisher: within 1% from three degrees of freedom on."""
-    z, nu = Z, freedom
-    return (
-        z
-        + (z**3 + z) / (4 * nu)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * nu**3)
-    )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlap_export.engines import Session
+from hlap_export.quantiles import LEVEL, normal, student_t
 from hlap_export.verify.report import EnginePerplexity, Perplexity
 
 Ids = NDArray[np.int64]
@@ -16,7 +17,6 @@ Floats = NDArray[np.float64]
 
 NUM_RESAMPLES = 10_000
 SEED = 0
-CONFIDENCE = 0.95
 LARGEST_LOSS_NATS = 500.0
 """In place of a loss that is no number, or larger: its perplexity still is one."""
 
@@ -69,10 +69,19 @@ def compare_losses(candidate: Floats, baseline: Floats | None, *, window_length:
 
 
 def mean_interval(values: Floats) -> tuple[float, float]:
-    """95% bootstrap interval of the mean of window losses [N], or of their differences; windows are resampled."""
-    picks = np.random.default_rng(SEED).integers(0, values.size, (NUM_RESAMPLES, values.size))
-    low, high = np.quantile(values[picks].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    """95% bootstrap interval of the mean of window losses [N], or of their differences; windows are resampled.
+
+    A few windows tell little of how windows differ: the interval is stretched as Student's t stretches it. Of a single
+    one nothing is known, and both ends are its value.
+    """
+    mean, size = float(values.mean()), values.size
+    if size == 1:
+        return mean, mean
+    picks = np.random.default_rng(SEED).integers(0, size, (NUM_RESAMPLES, size))
+    ends = np.quantile(values[picks].mean(axis=1), [1 - LEVEL, LEVEL])
+    stretch = student_t(size - 1) / normal() * math.sqrt(size / (size - 1))
+    low, high = (float(mean + stretch * (end - mean)) for end in ends)
+    return max(min(low, mean), -LARGEST_LOSS_NATS), min(max(high, mean), LARGEST_LOSS_NATS)
 
 
 def standard_error(values: Floats) -> float:

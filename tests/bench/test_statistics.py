@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hlap_export.bench.statistics import Interval, Samples, intervals, noise, student_t, timing
+from hlap_export.bench.statistics import Interval, Samples, intervals, noise, timing
 from tests.bench.timed import timed_pairs
 
 
@@ -105,8 +105,3 @@ def test_a_wide_interval_is_called_noise_even_if_the_baseline_is_calm() -> None:
     said = str(noise(np.full(40, 0.01), 1.0, Interval(low=0.9, high=1.1)))
     assert "interval is 20% wide" in said
     assert "p90" not in said
-
-
-@pytest.mark.parametrize(("freedom", "value"), [(3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042)])
-def test_students_t_is_that_of_the_tables(freedom: int, value: float) -> None:
-    assert student_t(freedom) == pytest.approx(value, rel=0.008)

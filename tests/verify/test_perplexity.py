@@ -60,18 +60,22 @@ def test_standard_errors_are_over_windows_and_of_the_paired_difference() -> None
     assert result.increase_ratio == pytest.approx(math.expm1(0.10))
     assert result.increase_ratio_low is not None and result.increase_ratio_high is not None
     # The difference is far more certain than either loss.
-    assert math.expm1(0.09) <= result.increase_ratio_low < result.increase_ratio_high <= math.expm1(0.11)
+    assert math.expm1(0.08) <= result.increase_ratio_low < result.increase_ratio_high <= math.expm1(0.12)
     assert baseline.perplexity_low < math.exp(3.0) < math.exp(4.0) < baseline.perplexity_high
 
 
-def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("size", [3, 5, 40])
+def test_the_interval_covers_the_true_mean_about_as_often_as_it_says(size: int) -> None:
+    """Plain percentiles of the bootstrap cover it 75 times in a hundred where there are three windows."""
     random = np.random.default_rng(7)
-    intervals = [mean_interval(random.normal(3.0, 0.5, 40)) for _ in range(200)]
+    intervals = [mean_interval(random.normal(3.0, 0.5, size)) for _ in range(200)]
     covered = sum(low <= 3.0 <= high for low, high in intervals)
-    assert 180 <= covered < 200
+    assert 183 <= covered <= 197
 
 
 def test_an_engine_that_computes_no_numbers_has_a_perplexity_that_json_can_hold() -> None:
     session = FakeSession(lambda ids, positions: np.full((*ids.shape, 7), np.nan), vocab_size=7)
     losses = window_losses(session, np.zeros((2, 5), dtype=np.int64))
     assert compare_losses(losses, None, window_length=5).candidate.perplexity > 1e200
+    broken_once = compare_losses(np.array([3.0, losses[0]]), np.array([3.0, 3.0]), window_length=5)
+    assert broken_once.model_validate_json(broken_once.model_dump_json()) == broken_once
