@@ -15,10 +15,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from hlap_export.errors import ArtefactError
+from hlap_export.manifest import FILE_DIGEST
 from hlap_export.report import wording
+from hlap_export.report.sources import SHORT_DIGEST
 from hlap_export.report.summary import ENGINE_ON_DISK, KV_CACHE, Latency, Perplexity, Phase, Summary, read_summary
 
 Kind = Literal["dense", "pruned"]
+VERIFY = "verify.json"
 PHASES: tuple[Phase, ...] = ("decode", "prefill")
 
 
@@ -104,7 +107,7 @@ def compare(runs: Sequence[Path]) -> Comparison:
             )
     times_differ = _difference(found, _machine, "machine", "times are relative to each run's own dense engine")
     texts_differ = _difference(
-        found, _text, "model or text", "perplexities are changes from each run's own dense engine"
+        found, _text, "model or text", "perplexities are changes from each run's own dense engine", said=_named_text
     )
     scales = Scales(
         time_in="dense" if times_differ else "ms", loss_in="increase_ratio" if texts_differ else "perplexity"
@@ -145,6 +148,11 @@ class Scales:
 class _Run:
     name: str
     summary: Summary
+
+    def digest(self, name: str) -> str:
+        """Of what the engines were verified with: "model" or "text"."""
+        verified = next((origin.made_from for origin in self.summary.origins if origin.name == VERIFY), {})
+        return verified.get(name, "").removeprefix(FILE_DIGEST)
 
     @property
     def held_out(self) -> Perplexity | None:
@@ -200,12 +208,20 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return [name if short.count(name) == 1 else str(run) for name, run in zip(short, runs, strict=True)]
 
 
-def _difference(runs: list[_Run], key: Callable[[_Run], tuple[str, ...]], what: str, consequence: str) -> str | None:
-    """Why the runs' numbers can't be taken as they are; None where they can."""
-    first, *others = ((run.name, key(run)) for run in runs)
-    for name, found in others:
-        if found != first[1]:
-            return f"{name} and {first[0]} differ in {what} ({', '.join(found)}; {', '.join(first[1])}): {consequence}"
+def _difference(
+    runs: list[_Run],
+    key: Callable[[_Run], tuple[str, ...]],
+    what: str,
+    consequence: str,
+    *,
+    said: Callable[[_Run], tuple[str, ...]] | None = None,
+) -> str | None:
+    """Why the runs' numbers can't be taken as they are; None where they can. `said`: the key for people."""
+    first, *others = runs
+    for run in others:
+        if key(run) != key(first):
+            ours, theirs = (", ".join((said or key)(each)) for each in (run, first))
+            return f"{run.name} and {first.name} differ in {what} ({ours}; {theirs}): {consequence}"
     return None
 
 
@@ -219,8 +235,17 @@ def _machine(run: _Run) -> tuple[str, ...]:
 
 
 def _text(run: _Run) -> tuple[str, ...]:
+    """Which model read which windows of which text, by digests: names of folders and files say little."""
     assert run.held_out is not None, "compare refuses runs without it"
-    return run.summary.model, wording.of_text(run.held_out.text)
+    text = run.held_out.text
+    return run.digest("model"), run.digest("text"), str(text.num_windows), str(text.window_length)
+
+
+def _named_text(run: _Run) -> tuple[str, ...]:
+    assert run.held_out is not None, "compare refuses runs without it"
+    digests = (run.digest(name)[:SHORT_DIGEST] for name in ("model", "text"))
+    names = (run.summary.model, wording.of_text(run.held_out.text))
+    return tuple(f"{name} {digest}".rstrip() for name, digest in zip(names, digests, strict=True))
 
 
 def _engines(runs: list[_Run], scales: Scales) -> list[_Engine]:
@@ -228,7 +253,7 @@ def _engines(runs: list[_Run], scales: Scales) -> list[_Engine]:
     dense: dict[tuple[str, ...], _Run] = {}
     for run in runs:
         summary = run.summary
-        key = () if scales.are_relative else (summary.model, summary.engine, summary.flavour, summary.dtype)
+        key = () if scales.are_relative else (run.digest("model"), summary.engine, summary.flavour, summary.dtype)
         dense.setdefault(key, run)
     kinds: list[tuple[Kind, _Run]] = [*(("dense", run) for run in dense.values()), *(("pruned", run) for run in runs)]
     return [_Engine(entry=_entry(number, kind, run), run=run) for number, (kind, run) in enumerate(kinds, start=1)]
@@ -253,7 +278,7 @@ def _entry(number: int, kind: Kind, run: _Run) -> Entry:
         increase_ratio=0.0 if is_dense else row.increase_ratio,
         kv_bytes_per_token=sizes[KV_CACHE],
         engine_file_bytes=sizes[ENGINE_ON_DISK],
-        passed=summary.passed,
+        passed=is_dense or summary.passed,  # the checks are of the pruned engine
     )
 
 

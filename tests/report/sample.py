@@ -214,6 +214,9 @@ def full_summary() -> Summary:
                 Origin(name="plan.json", digest="1" * 64, made_from={"model": "a" * 64}),
                 Origin(name="checkpoint", digest="2" * 64, made_from={"model": "a" * 64}),
                 Origin(name="bench.json", digest="3" * 64, made_from={"pruned": "2" * 64}),
+                Origin(
+                    name="verify.json", digest="4" * 64, made_from={"model": "a" * 64, "text": f"sha256:{'b' * 64}"}
+                ),
             ),
         }
     )

@@ -12,7 +12,7 @@ from hlap_export.errors import ArtefactError
 from hlap_export.report.compare_html import html_comparison
 from hlap_export.report.compare_screen import render_comparison
 from hlap_export.report.comparison import Comparison, compare, pareto_front
-from hlap_export.report.summary import Summary
+from hlap_export.report.summary import Origin, Summary
 from tests.report.browser import open_page
 from tests.report.sample import full_summary, timing
 
@@ -91,13 +91,33 @@ def test_a_run_on_another_machine_makes_times_relative_and_says_so(runs: list[Pa
     assert by_run(compared)["dense"].time == 1
 
 
+def verified_with(**digests: str) -> tuple[Origin, ...]:
+    return (Origin(name="verify.json", digest="4" * 64, made_from=digests),)
+
+
+def test_the_same_model_and_text_under_other_names_are_the_same(runs: list[Path], tmp_path: Path) -> None:
+    renamed = save_run(tmp_path / "renamed", pruned_ms=1.0, perplexity=10.5, model="a copy of it")
+    compared = compare([*runs, renamed])
+    assert (compared.time_in, compared.loss_in, compared.notes[:-1]) == ("ms", "perplexity", ())
+    assert [entry.kind for entry in compared.entries] == ["dense", *["pruned"] * 4]
+
+
+def test_another_text_of_the_same_name_is_another(runs: list[Path], tmp_path: Path) -> None:
+    origins = verified_with(model="a" * 64, text="c" * 64)
+    other = save_run(tmp_path / "other", pruned_ms=1.0, perplexity=10.5, origins=origins)
+    assert compare([*runs, other]).loss_in == "increase_ratio"
+    assert compare([other, *runs]).loss_in == "increase_ratio"
+
+
 def test_another_model_makes_perplexities_changes_and_one_dense_engine_stands_for_all(
     runs: list[Path], tmp_path: Path
 ) -> None:
     machine = {"cpu": "Other CPU"}
-    other = save_run(tmp_path / "other", pruned_ms=1.0, perplexity=10.5, model="other", machine=machine)
+    origins = verified_with(model="c" * 64, text="b" * 64)
+    other = save_run(tmp_path / "other", pruned_ms=1.0, perplexity=10.5, machine=machine, origins=origins)
     compared = compare([*runs, other])
     assert compared.loss_in == "increase_ratio"
+    assert f"(reference model {'c' * 12}, " in compared.notes[1]
     assert by_run(compared)["other"].loss == pytest.approx(0.05)
     assert [entry.kind for entry in compared.entries] == ["dense", *["pruned"] * 4]
 
@@ -105,11 +125,11 @@ def test_another_model_makes_perplexities_changes_and_one_dense_engine_stands_fo
 def test_a_run_that_failed_its_checks_is_never_on_the_front(runs: list[Path], tmp_path: Path) -> None:
     wrong = tuple(check.model_copy(update={"passed": False}) for check in full_summary().checks)
     broken = save_run(tmp_path / "broken", pruned_ms=0.1, perplexity=1.0, checks=wrong)
-    assert {name for name, place in by_run(compare([*runs, broken])).items() if place.on_front} == {
-        "dense",
-        "few",
-        "many",
-    }
+    for order in ([*runs, broken], [broken, *runs]):
+        compared = compare(order)
+        assert {name for name, place in by_run(compared).items() if place.on_front} == {"dense", "few", "many"}
+        assert {entry.run for entry in compared.entries if not entry.passed} == {"broken"}
+        assert all(entry.passed for entry in compared.entries if entry.kind == "dense")
 
 
 def test_the_longest_step_that_all_runs_timed_is_compared(runs: list[Path], tmp_path: Path) -> None:
