@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hlap_export.artifacts import Manifest, machine_facts, package_versions, read_manifest
+from hlap_export.artifacts import Manifest, machine_facts, package_versions
 from hlap_export.bench.conditions import Watch
 from hlap_export.bench.extrapolation import extrapolate
 from hlap_export.bench.latency import Protocol, time_pairs
@@ -20,7 +20,7 @@ from hlap_export.bench.statistics import Samples, intervals, noise, timing
 from hlap_export.bench.steps import step_of
 from hlap_export.bench.work import Point
 from hlap_export.checkpoint import read_layout
-from hlap_export.engines import open_session, usable_cores
+from hlap_export.engines import open_session, require_intact, usable_cores
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 
 MIN_REPEATS = 5
@@ -70,7 +70,7 @@ def bench(
         on_progress: called with (steps done, steps in all).
 
     Raises:
-        ArtefactError: not an engine folder, or it can't be loaded or run.
+        ArtefactError: not an engine folder, damaged, or it can't be loaded or run.
     """
     started, watch = time.perf_counter(), Watch()
     options = options or BenchOptions()
@@ -117,7 +117,7 @@ class _Engine:
 
     @classmethod
     def at(cls, folder: Path) -> _Engine:
-        manifest = read_manifest(folder, kind="engine")
+        manifest = require_intact(folder)  # numbers are told of the digest
         shape = EngineShape(layout=read_layout(folder), dtype=str(manifest.parameters["dtype"]))
         return cls(folder=folder, manifest=manifest, shape=shape)
 

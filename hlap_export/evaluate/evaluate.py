@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
-from hlap_export.artifacts import machine_facts, package_versions, read_manifest
+from hlap_export.artifacts import machine_facts, package_versions
+from hlap_export.engines import require_intact
 from hlap_export.errors import BackendMissing, RecipeError, TextError
 from hlap_export.evaluate.report import EvaluationReport, Score
 from hlap_export.on_progress import OnProgress, ignore_progress
@@ -61,15 +62,15 @@ def evaluate(
 
     Raises:
         BackendMissing: lm_eval isn't installed, or the engine can't run here.
-        ArtefactError: a folder isn't an engine.
+        ArtefactError: a folder isn't an engine, or damaged.
         RecipeError: an unknown task, or one that wants what engines don't have.
         TextError: a task's questions can't be read.
     """
     _require_lm_eval()
     options = options or EvaluateOptions()
-    manifests = {"engine": read_manifest(engine_dir, kind="engine")}
+    manifests = {"engine": require_intact(engine_dir)}
     if baseline is not None:
-        manifests["baseline"] = read_manifest(baseline, kind="engine")
+        manifests["baseline"] = require_intact(baseline)
     with _quiet():
         manager = _task_manager(tasks, options)
         scores = _scores(_asked(engine_dir, tasks, manager, options, on_progress))
