@@ -3,9 +3,10 @@
     python -m benchmarks.gate_false_alarms --out benchmarks/results
 
 The reference model's engines, pruned and dense, are benched again and again, and each bench is gated against the one
-before by the rules of examples/gate: A/A, so whatever fails is a false alarm. Then every step of the pruned engine is
-held up for a tenth of its own time, and those benches are gated against the A/A ones. Nothing is simulated: it is this
-machine with whatever else runs on it, and the report says what that was. About ten seconds for each bench.
+before by the rules of examples/gate: A/A, so whatever fails is a false alarm. So is the dense engine against itself,
+which is at the very bound of the rule "no slower than dense". Then every step of the pruned engine is held up for a
+tenth of its own time, and those benches are gated against the A/A ones. Nothing is simulated: it is this machine with
+whatever else runs on it, and the report says what that was. About ten seconds for each bench.
 """
 
 from __future__ import annotations
@@ -64,7 +65,16 @@ def make_engines(work: Path) -> Engines:
 
 def measure(engines: Engines, options: BenchOptions) -> BenchReport:
     """One bench of four points."""
-    return bench(engines.pruned, engines.dense, prompt_lengths=(64, 256), context_lengths=(64, 1024), options=options)
+    return _bench(engines.pruned, engines, options)
+
+
+def measure_equal(engines: Engines, options: BenchOptions) -> BenchReport:
+    """The dense engine against itself: the true ratio is 1."""
+    return _bench(engines.dense, engines, options)
+
+
+def _bench(candidate: Path, engines: Engines, options: BenchOptions) -> BenchReport:
+    return bench(candidate, engines.dense, prompt_lengths=(64, 256), context_lengths=(64, 1024), options=options)
 
 
 def measure_slower(engines: Engines, options: BenchOptions) -> BenchReport:
@@ -98,15 +108,21 @@ def failures(rules: Rules, candidate: Results, accepted: Results) -> list[str]:
     ]
 
 
-def summarise(rules: Rules, same: Sequence[BenchReport], slower: Sequence[BenchReport]) -> dict[str, Any]:
+def summarise(
+    rules: Rules, same: Sequence[BenchReport], equal: Sequence[BenchReport], slower: Sequence[BenchReport]
+) -> dict[str, Any]:
     """Rates of false alarms and of catches, the numbers that they are from, and how calm the machine was."""
-    runs, held_up = ([collect(None, report) for report in reports] for reports in (same, slower))
+    runs, equals, held_up = ([collect(None, report) for report in reports] for reports in (same, equal, slower))
     alarms = [failures(rules, after, before) for before, after in pairwise(runs)]
+    equal_alarms = [failures(rules, after, before) for before, after in pairwise(equals)]
     catches = [failures(rules, after, before) for before, after in zip(runs, held_up, strict=False)]
     return {
         "num_same_pairs": len(alarms),
         "num_false_alarms": sum(bool(found) for found in alarms),
         "false_alarms": [found for found in alarms if found],
+        "num_equal_pairs": len(equal_alarms),
+        "num_equal_false_alarms": sum(bool(found) for found in equal_alarms),
+        "equal_false_alarms": [found for found in equal_alarms if found],
         "num_slower_pairs": len(catches),
         "num_caught": sum(bool(found) for found in catches),
         "ratios": [
@@ -114,9 +130,9 @@ def summarise(rules: Rules, same: Sequence[BenchReport], slower: Sequence[BenchR
             for index, row in enumerate(same[0].latency)
         ],
         "ratios_slower": [_ratios(slower, index) for index in range(len(same[0].latency))],
-        "num_disturbed": sum(bool(report.conditions.disturbed) for report in (*same, *slower)),
-        "other_cpu_ratio": [report.conditions.other_cpu_ratio for report in (*same, *slower)],
-        "stolen_cpu_ratio": [report.conditions.stolen_cpu_ratio for report in (*same, *slower)],
+        "num_disturbed": sum(bool(report.conditions.disturbed) for report in (*same, *equal, *slower)),
+        "other_cpu_ratio": [report.conditions.other_cpu_ratio for report in (*same, *equal, *slower)],
+        "stolen_cpu_ratio": [report.conditions.stolen_cpu_ratio for report in (*same, *equal, *slower)],
     }
 
 
@@ -129,6 +145,7 @@ def _ratios(reports: Sequence[BenchReport], index: int) -> list[list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--same", type=int, default=41, help="benches of unchanged engines")
+    parser.add_argument("--equal", type=int, default=41, help="benches of the dense engine against itself")
     parser.add_argument("--slower", type=int, default=20, help="benches of a slower engine")
     parser.add_argument("--seconds", type=float, default=1.5, help="for each of four points")
     parser.add_argument("--threads", type=int)
@@ -137,27 +154,32 @@ def main() -> None:
     options = BenchOptions(min_seconds_per_point=arguments.seconds, threads=arguments.threads)
     found = provenance("gate_false_alarms")
     same: list[BenchReport] = []
+    equal: list[BenchReport] = []
     slower: list[BenchReport] = []
+    most = max(arguments.same, arguments.equal, arguments.slower)
     with tempfile.TemporaryDirectory() as work:
         engines = make_engines(Path(work))
-        for number in range(max(arguments.same, arguments.slower)):
-            # In turn, so that both kinds meet the same machine.
+        for number in range(most):
+            # In turn, so that all kinds meet the same machine.
             if number < arguments.same:
                 same.append(measure(engines, options))
+            if number < arguments.equal:
+                equal.append(measure_equal(engines, options))
             if number < arguments.slower:
                 slower.append(measure_slower(engines, options))
-            print(f"{number + 1} of {max(arguments.same, arguments.slower)}", file=sys.stderr, flush=True)
+            print(f"{number + 1} of {most}", file=sys.stderr, flush=True)
     facts = found | {
         "rules": RULES.name,
         "slowdown": SLOWDOWN,
         "seconds_per_point": arguments.seconds,
         "threads": same[0].threads,
-        **summarise(load_rules(RULES), same, slower),
+        **summarise(load_rules(RULES), same, equal, slower),
     }
     path = arguments.out / f"{facts['date']}_gate_false_alarms.json"
     write_text_whole(path, json.dumps(facts, indent=1) + "\n")
     print(
         f"{facts['num_false_alarms']} false alarms in {facts['num_same_pairs']} pairs of unchanged engines; "
+        f"{facts['num_equal_false_alarms']} in {facts['num_equal_pairs']} of the dense engine against itself; "
         f"{facts['num_caught']} of {facts['num_slower_pairs']} slower ones caught; {facts['num_disturbed']} benches "
         f"disturbed. {path}"
     )

@@ -104,7 +104,10 @@ class MemoryRow(_Record):
     """One engine, alone in a fresh process that loads it, runs one prefill and one decode step of the largest batch."""
 
     peak_rss_bytes: int
-    """Peak resident memory of that process, Python and the engine's libraries included."""
+    """Peak resident memory of that process, Python and the engine's libraries included: the median of several."""
+    peak_rss_low_bytes: int
+    """Of the process that needed the least."""
+    peak_rss_high_bytes: int
     rss_before_load_bytes: int
     """Resident memory of it before the engine's files are opened."""
     kv_bytes_per_token: int

@@ -16,11 +16,17 @@ from hlap_export.errors import ArtefactError
 from hlap_export.evaluate.report import EvaluationReport
 from hlap_export.gate.change import ratio_of
 from hlap_export.gate.results import Estimate, Metric, MetricName, Origin, Results, Windows
-from hlap_export.verify.report import VerifyReport
+from hlap_export.verify.report import Perplexity, VerifyReport
 
 BENCH, VERIFY, EVAL = "bench.json", "verify.json", "eval.json"
 AnyReport = VerifyReport | BenchReport | EvaluationReport | Results
 Report = TypeVar("Report", bound=BaseModel)
+SIZES: dict[MetricName, str] = {
+    "engine_bytes": "engine_file_bytes",
+    "weight_bytes": "weight_bytes",
+    "kv_bytes_per_token": "kv_bytes_per_token",
+}
+"""Metrics that are counted, and their fields in the report."""
 
 
 def read_results(path: Path) -> Results:
@@ -119,49 +125,68 @@ def _of_verify(report: VerifyReport) -> Iterator[Metric]:
         text = f"{tokens.sha256 or f'random {tokens.seed}'}, {measured.num_windows} x {measured.window_length}"
         yield Metric(
             name="perplexity",
-            estimate=Estimate(value=of.perplexity, low=of.perplexity_low, high=of.perplexity_high),
-            to_dense=_increase(measured.increase_ratio, measured.increase_ratio_low, measured.increase_ratio_high),
+            estimate=Estimate(
+                value=of.perplexity,
+                low=of.perplexity_low,
+                high=of.perplexity_high,
+                freedom=measured.num_windows - 1 or None,
+            ),
+            to_dense=_increase(measured),
             windows=Windows(text=text, losses_nats_per_token=of.window_losses_nats_per_token),
             source=source,
         )
 
 
-def _increase(value: float | None, low: float | None, high: float | None) -> Estimate | None:
+def _increase(measured: Perplexity) -> Estimate | None:
+    value, low, high = measured.increase_ratio, measured.increase_ratio_low, measured.increase_ratio_high
     if value is None or low is None or high is None:
         return None
-    return Estimate(value=1 + value, low=1 + low, high=1 + high)
+    return Estimate(value=1 + value, low=1 + low, high=1 + high, freedom=measured.num_windows - 1 or None)
 
 
 def _of_bench(report: BenchReport) -> Iterator[Metric]:
     for index, row in enumerate(report.latency):
         yield from _of_row(row, f"{BENCH}#/latency/{index}")
     ours, dense = report.candidate_memory, report.baseline_memory
-    sizes: dict[MetricName, str] = {
-        "peak_memory_bytes": "peak_rss_bytes",
-        "engine_bytes": "engine_file_bytes",
-        "weight_bytes": "weight_bytes",
-        "kv_bytes_per_token": "kv_bytes_per_token",
-    }
-    for name, field in sizes.items():
-        if (size := _size(ours, field)) is not None:
-            whole = _size(dense, field)
+    peak, source = _peak(ours), f"{BENCH}#/candidate_memory"
+    yield Metric(
+        name="peak_memory_bytes",
+        batch=report.memory_batch,
+        tokens=report.memory_prompt_length,
+        estimate=peak,
+        to_dense=ratio_of(peak, _peak(dense)),
+        source=f"{source}/peak_rss_bytes",
+    )
+    for name in SIZES:
+        if (size := _size(ours, name)) is not None:
+            whole = _size(dense, name)
             yield Metric(
                 name=name,
                 estimate=Estimate.exactly(size),
                 to_dense=Estimate.exactly(size / whole) if whole else None,
-                source=f"{BENCH}#/candidate_memory/{field}",
+                source=f"{source}/{SIZES[name]}",
             )
+
+
+def _peak(row: MemoryRow) -> Estimate:
+    """Few processes were looked at: what they needed spans the interval."""
+    return Estimate(value=row.peak_rss_bytes, low=row.peak_rss_low_bytes, high=row.peak_rss_high_bytes)
+
+
+def _size(row: MemoryRow, name: MetricName) -> int | None:
+    return getattr(row, SIZES[name])
 
 
 def _of_row(row: LatencyRow, source: str) -> Iterator[Metric]:
     time = row.candidate
-    ratio = Estimate(value=row.ratio, low=row.ratio_low, high=row.ratio_high)
+    freedom = row.num_rounds - 1 or None  # a single round is resampled in blocks, and nothing of it is Student's
+    ratio = Estimate(value=row.ratio, low=row.ratio_low, high=row.ratio_high, freedom=freedom)
     point = {"batch": row.batch, "tokens": row.num_tokens, "noise": row.noise, "source": source}
     yield Metric.model_validate(
         point
         | {
             "name": f"{row.phase}_ms",
-            "estimate": Estimate(value=time.p50_ms, low=time.p50_low_ms, high=time.p50_high_ms),
+            "estimate": Estimate(value=time.p50_ms, low=time.p50_low_ms, high=time.p50_high_ms, freedom=freedom),
             "to_dense": ratio,
         }
     )
@@ -172,11 +197,13 @@ def _of_evaluation(report: EvaluationReport) -> Iterator[Metric]:
     for index, score in enumerate(report.scores):
         found = _score(score.value, score.standard_error)
         compared = None if score.baseline is None else _score(score.baseline, score.baseline_standard_error)
+        has_ratio = compared is not None and min(found.low, compared.low) > 0
         yield Metric(
             name="score",
             task=" ".join((score.task, score.metric, *(() if score.filter == "none" else (score.filter,)))),
             estimate=found,
-            to_dense=ratio_of(found, compared) if compared and min(found.low, compared.low) > 0 else None,
+            to_dense=ratio_of(found, compared) if compared and has_ratio else None,
+            dense=None if has_ratio else compared,
             source=f"{EVAL}#/scores/{index}",
         )
 
@@ -184,10 +211,6 @@ def _of_evaluation(report: EvaluationReport) -> Iterator[Metric]:
 def _score(value: float, standard_error: float | None) -> Estimate:
     half = Z * (standard_error or 0.0)
     return Estimate(value=value, low=value - half, high=value + half)
-
-
-def _size(row: MemoryRow, field: str) -> int | None:
-    return getattr(row, field)
 
 
 def _read_report(path: Path) -> AnyReport:

@@ -27,7 +27,7 @@ def junit_xml(report: GateReport) -> str:
 def _add_case(suite: ElementTree.Element, verdict: Verdict) -> None:
     name = f"{verdict.metric}: {verdict.rule}"
     case = ElementTree.SubElement(suite, "testcase", {"classname": f"gate.{verdict.name}", "name": name, "time": "0"})
-    said = in_words(verdict) if verdict.found is not None else "not measured"
+    said = in_words(verdict)
     if verdict.reason:
         said += f"; {verdict.reason}"
     if verdict.outcome == "failed":

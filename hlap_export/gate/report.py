@@ -31,7 +31,8 @@ class Verdict(_Record):
     """Why it is unclear or skipped, or failed for another reason than the bound."""
     bound: float
     found: Estimate | None
-    """What is held against the bound: the value, or value / reference where the rule is relative."""
+    """What is held against the bound: the value, or value / reference where the rule is relative; None where either is
+    0."""
     value: float | None
     """The candidate's."""
     reference: float | None
@@ -76,16 +77,18 @@ class GateReport(_Record):
         raise CheckFailed(
             where=f"{self.candidate}, {first.metric}",
             expected=first.rule,
-            found=(first.reason or "more than that" if first.found is None else in_words(first)) + others,
+            found=(in_words(first) if first.found is not None else first.reason or in_words(first)) + others,
             fix="undo what made it worse; if it is meant, change the rule in "
             f"{self.rules}, or for a rule against the accepted run pass --accept",
         )
 
 
 def in_words(verdict: Verdict) -> str:
-    """What was found, in words: "+11.2% (+9.8 to +12.7%)", "12.1 (11.9 to 12.3)"."""
+    """What was found, in words: "+11.2% (+9.8 to +12.7%)", "12.1 (11.9 to 12.3)", "0 instead of 0.6"."""
     if verdict.found is None:
-        return "nothing"
+        if verdict.value is None or verdict.reference is None:
+            return "not measured"
+        return f"{_as_value(verdict.value)} instead of {_as_value(verdict.reference)}"
     found = verdict.found
     show = _as_change if verdict.reference is not None else _as_value
     value, low, high = show(found.value), show(found.low), show(found.high)

@@ -32,7 +32,7 @@ prefill_ms          time of a prompt, which is the time to the first token
 decode_ms           time of one more token
 prefill_ratio       the candidate's time / the dense engine's in the same bench: other machines have nearly the same
 decode_ratio        likewise
-peak_memory_bytes   of a process that runs the engine
+peak_memory_bytes   of a process that runs the engine on the longest prompts, median and span of three
 engine_bytes        of its files
 weight_bytes        of the weights in them
 kv_bytes_per_token  of the cache
@@ -52,6 +52,8 @@ class Estimate(_Record):
     value: float
     low: float
     high: float
+    freedom: int | None = None
+    """Degrees of freedom that the interval is from; None for endlessly many."""
 
     @classmethod
     def exactly(cls, value: float) -> Estimate:
@@ -80,6 +82,8 @@ class Metric(_Record):
     estimate: Estimate
     to_dense: Estimate | None = None
     """Candidate / dense engine of the same run, measured together; None where nothing dense was."""
+    dense: Estimate | None = None
+    """The dense engine's own, where 0 is in one of the intervals and there is no ratio."""
     windows: Windows | None = None
     noise: str | None = None
     source: str
@@ -95,7 +99,7 @@ class Metric(_Record):
         """The metric in words: "decode_ms after 2048 tokens, batch 4"."""
         words = " ".join(filter(None, (self.name, self.check and repr(self.check), self.task)))
         if self.tokens is not None:
-            words += f" {'of' if self.name.startswith('prefill') else 'after'} {self.tokens} tokens"
+            words += f" {'after' if self.name.startswith('decode') else 'of'} {self.tokens} tokens"
         return words if self.batch in (None, 1) else f"{words}, batch {self.batch}"
 
 

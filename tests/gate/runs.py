@@ -10,6 +10,7 @@ from hlap_export.bench.bench import latency_row
 from hlap_export.bench.report import BenchReport, Conditions, LatencyRow, MachineState, MemoryRow, Phase
 from hlap_export.bench.roofline import Limits
 from hlap_export.bench.work import Point
+from hlap_export.evaluate.report import EvaluationReport
 from hlap_export.gate.collect import collect
 from hlap_export.gate.results import Results
 from hlap_export.verify.perplexity import compare_losses
@@ -41,11 +42,15 @@ def bench_report(rows: tuple[LatencyRow, ...], **changes: Any) -> BenchReport:
     """A report of these rows; sizes are the same in each."""
     memory = MemoryRow(
         peak_rss_bytes=100 * 2**20,
+        peak_rss_low_bytes=99 * 2**20,
+        peak_rss_high_bytes=101 * 2**20,
         rss_before_load_bytes=60 * 2**20,
         kv_bytes_per_token=2304,
         engine_file_bytes=10 * 2**20,
         weight_bytes=9 * 2**20,
     )
+    more = {"peak_rss_bytes": 110, "peak_rss_low_bytes": 109, "peak_rss_high_bytes": 111}
+    dense = {name: mebibytes * 2**20 for name, mebibytes in more.items()} | {"kv_bytes_per_token": 3072}
     conditions = Conditions(
         before=CALM, after=CALM, other_cpu_ratio=0.01, stolen_cpu_ratio=0.0, power_watts=None, disturbed=()
     )
@@ -64,7 +69,7 @@ def bench_report(rows: tuple[LatencyRow, ...], **changes: Any) -> BenchReport:
         "extrapolated": (),
         "adjusted_lengths": (),
         "candidate_memory": memory,
-        "baseline_memory": memory.model_copy(update={"peak_rss_bytes": 110 * 2**20, "kv_bytes_per_token": 3072}),
+        "baseline_memory": memory.model_copy(update=dense),
         "memory_prompt_length": 1024,
         "memory_batch": 1,
         "noisy": False,
@@ -145,6 +150,31 @@ def verify_report(losses: np.ndarray[Any, Any], dense: np.ndarray[Any, Any], **c
         "versions": {"hlap-export": "0.1.0"},
     }
     return VerifyReport.model_validate(values | changes)
+
+
+def evaluation(value: float, standard_error: float, **changes: Any) -> EvaluationReport:
+    """A report of one task's score; the changes are of that."""
+    score = {
+        "task": "arc_easy",
+        "version": "1.0",
+        "metric": "acc",
+        "filter": "none",
+        "value": value,
+        "standard_error": standard_error,
+        "higher_is_better": True,
+        "num_samples": 2000,
+        "num_fewshot": 0,
+    }
+    values = {
+        "engine": "engine/pruned",
+        "baseline": "engine/dense",
+        "inputs": {"engine": "c" * 64},
+        "scores": (score | changes,),
+        "settings": {},
+        "versions": {},
+        "machine": {},
+    }
+    return EvaluationReport.model_validate(values)
 
 
 def text_losses(seed: int = 0, *, increase: float = 0.2) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

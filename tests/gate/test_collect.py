@@ -12,7 +12,7 @@ from hlap_export.errors import ArtefactError
 from hlap_export.evaluate.report import EvaluationReport
 from hlap_export.gate.collect import collect, read_results
 from hlap_export.gate.results import Results
-from tests.gate.runs import plain_bench, results, text_losses, verify_report
+from tests.gate.runs import evaluation, plain_bench, results, text_losses, verify_report
 from tests.tiny_run import FinishedRun
 
 
@@ -70,34 +70,15 @@ def test_a_report_alone_is_enough(tmp_path: Path) -> None:
     assert read_results(tmp_path / "v.json").metrics == collect(verify_report(*text_losses()), None).metrics
 
 
-def evaluation(**changes: Any) -> EvaluationReport:
-    score = {
-        "task": "arc_easy",
-        "version": "1.0",
-        "metric": "acc",
-        "filter": "none",
-        "value": 0.6,
-        "standard_error": 0.01,
-        "baseline": 0.8,
-        "baseline_standard_error": 0.01,
-        "higher_is_better": True,
-        "num_samples": 2000,
-        "num_fewshot": 0,
-    }
-    values = {
-        "engine": "engine/pruned",
-        "baseline": "engine/dense",
-        "inputs": {"engine": "c" * 64},
-        "scores": (score, score | {"metric": "acc_norm", "filter": "strict", "baseline": None}),
-        "settings": {},
-        "versions": {},
-        "machine": {},
-    }
-    return EvaluationReport.model_validate(values | changes)
+def two_scores() -> EvaluationReport:
+    """One with a baseline, one without."""
+    report = evaluation(0.6, 0.01, baseline=0.8, baseline_standard_error=0.01)
+    alone = report.scores[0].model_copy(update={"metric": "acc_norm", "filter": "strict", "baseline": None})
+    return report.model_copy(update={"scores": (*report.scores, alone)})
 
 
 def test_scores_of_lm_eval_come_with_the_interval_of_their_standard_error(tmp_path: Path) -> None:
-    (tmp_path / "eval.json").write_text(evaluation().model_dump_json())
+    (tmp_path / "eval.json").write_text(two_scores().model_dump_json())
     (tmp_path / "bench.json").write_text(plain_bench().model_dump_json())
     first, second = (metric for metric in read_results(tmp_path).metrics if metric.name == "score")
     assert (first.task, first.label, second.task) == ("arc_easy acc", "score arc_easy acc", "arc_easy acc_norm strict")
@@ -109,7 +90,7 @@ def test_scores_of_lm_eval_come_with_the_interval_of_their_standard_error(tmp_pa
     assert (first.to_dense.low, first.to_dense.high) == pytest.approx((0.720, 0.781), abs=1e-3)
     assert read_results(tmp_path / "eval.json").metrics == (first, second)
     with pytest.raises(ArtefactError, match="the same engine"):
-        collect(None, plain_bench(), evaluation(inputs={"engine": "0" * 64}))
+        collect(None, plain_bench(), two_scores().model_copy(update={"inputs": {"engine": "0" * 64}}))
 
 
 def test_reports_of_different_engines_are_refused() -> None:
