@@ -165,9 +165,8 @@ def _(result: BenchReport) -> RenderableType:
 
 def _doubts(result: BenchReport) -> list[str]:
     """Why not to trust what was timed, and what wasn't timed as it was asked for."""
-    doubts = [f"the machine was busy: {reason}" for reason in result.conditions.disturbed]
-    if any(row.noisy for row in result.latency):
-        doubts.insert(0, "* repeats of this row spread widely: don't trust its last digit")
+    has_stars = any(row.noisy for row in result.latency)
+    doubts = wording.doubts(has_stars=has_stars, disturbed=result.conditions.disturbed)
     for length in result.adjusted_lengths:
         used = "left out" if length.used is None else f"cut to {length.used} tokens"
         doubts.append(f"{length.phase} of {length.asked} tokens {used}: {length.reason}")

@@ -121,8 +121,14 @@ def compare(runs: Sequence[Path]) -> Comparison:
             found="no prompt or context length that all of them timed",
             fix="run them with the same bench section in the recipe",
         )
-    noisy = [run.name for run in found if run.summary.is_noisy]
-    notes = (times_differ, texts_differ, f"times of {', '.join(noisy)} spread widely" if noisy else None)
+    noisy = [run.name for run in found if run.summary.has_stars]
+    busy = [run.name for run in found if run.summary.disturbed]
+    notes = (
+        times_differ,
+        texts_differ,
+        f"times of {', '.join(noisy)} spread widely" if noisy else None,
+        f"the machine was busy while it timed {', '.join(busy)}" if busy else None,
+    )
     return Comparison(
         time_in=scales.time_in,
         loss_in=scales.loss_in,

@@ -100,7 +100,11 @@ def check_rows(verified: VerifyReport) -> tuple[Check, ...]:
 def size_rows(timed: BenchReport) -> tuple[Size, ...]:
     """What the engines cost on disk and in memory."""
     dense, pruned = timed.baseline_memory, timed.candidate_memory
+    weights: tuple[Size, ...] = ()
+    if dense.weight_bytes is not None and pruned.weight_bytes is not None:
+        weights = (Size(name="weights", unit="bytes", dense=dense.weight_bytes, pruned=pruned.weight_bytes),)
     return (
+        *weights,
         Size(name=KV_CACHE, unit="bytes", dense=dense.kv_bytes_per_token, pruned=pruned.kv_bytes_per_token),
         Size(name=ENGINE_ON_DISK, unit="bytes", dense=dense.engine_file_bytes, pruned=pruned.engine_file_bytes),
         Size(name="peak process memory", unit="bytes", dense=dense.peak_rss_bytes, pruned=pruned.peak_rss_bytes),
@@ -207,8 +211,7 @@ def latency_rows(timed: BenchReport) -> tuple[Latency, ...]:
 
 
 def _timing(timing: bench.Timing, limit: bench.Limit) -> Timing:
-    measured = timing.model_dump(exclude={"tokens_per_second"})
-    return Timing.model_validate({**measured, "limit_ms": limit.min_ms})
+    return Timing.model_validate({**timing.model_dump(), "limit_ms": limit.min_ms})
 
 
 def extrapolated_rows(timed: BenchReport) -> tuple[Extrapolated, ...]:

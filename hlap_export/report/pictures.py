@@ -198,7 +198,7 @@ def speedup_figure(summary: Summary) -> Figure:
         for row in summary.latency
     )
     caption = "Dense time / pruned time: above 1 the pruned engine is faster. 95 % interval over alternating pairs."
-    if summary.is_noisy:
+    if summary.has_stars:
         caption += " * and hollow: repeats spread widely, don't trust the last digit."
     return Figure(
         svg=interval_chart(rows, title="speedup over the dense engine", label="Speedup of each step with its interval"),

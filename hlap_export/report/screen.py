@@ -46,13 +46,25 @@ def _table(summary: Summary) -> Table:
 
 
 def render_latency(rows: tuple[Latency, ...], sizes: tuple[Size, ...]) -> RenderableType:
-    """What `bench` measured."""
+    """What `bench` measured: medians and their ratio, then each engine's slower steps, its rate and its limit."""
     table = _new_table("", "dense", "this engine", "change", "")
     for size in sizes:
         _add_size(table, size)
     table.add_section()
     for row in rows:
         _add_latency(table, row)
+    notes = Line(f"{wording.STEPS}\n{wording.LEAST}", style="dim")
+    return Group(table, _rates(rows), Padding(notes, (0, 1, 1, 2)))
+
+
+def _rates(rows: tuple[Latency, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1))
+    for column in ("", "", "p90", "p99", "tokens/s", "at least"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for row in rows:
+        for step, name, timing in ((wording.of_row(row), "dense", row.dense), ("", "this engine", row.pruned)):
+            times = (wording.in_ms(timing.p90_ms), wording.in_ms(timing.p99_ms))
+            table.add_row(step, name, *times, wording.in_rate(timing.tokens_per_second), wording.in_ms(timing.limit_ms))
     return table
 
 
@@ -112,8 +124,8 @@ def _footer(summary: Summary) -> RenderableType:
         lines.append(Line(summary.measured_instead, style="yellow"))
     for perplexity in summary.perplexities:
         lines.append(Line(f"perplexity, {perplexity.measured_on}: {wording.of_text(perplexity.text)}", style="dim"))
-    if summary.is_noisy:
-        lines.append(Line("* repeats of this row spread widely: don't trust its last digit", style="yellow"))
+    for doubt in wording.doubts(has_stars=summary.has_stars, disturbed=summary.disturbed):
+        lines.append(Line(doubt, style="yellow"))
     machine = summary.machine
     lines.append(
         Line(

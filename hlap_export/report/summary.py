@@ -146,7 +146,7 @@ class Timing(_Result):
     """Time of one step of one engine.
 
     `low` and `high` are the median's 95 % interval; `limit` is what the step's arithmetic and memory traffic need at
-    the least on this machine. None is what wasn't measured.
+    the least on this machine; `tokens_per_second` are new ones, of all rows. None is what wasn't measured.
     """
 
     p50_ms: float
@@ -155,6 +155,7 @@ class Timing(_Result):
     p90_ms: float
     p99_ms: float | None
     limit_ms: float | None
+    tokens_per_second: float | None = None
 
 
 class Latency(_Result):
@@ -247,6 +248,11 @@ class Summary(_Result):
     """What the compiler made, where it tells."""
     measured_instead: str | None = None
     """Why the engines themselves weren't verified and timed here, and what was verified in their place."""
+
+    @property
+    def has_stars(self) -> bool:
+        """Whether repeats of any row spread so widely that it is marked; the machine alone may have been busy."""
+        return any(row.noise for row in self.latency)
 
     @property
     def passed(self) -> bool:

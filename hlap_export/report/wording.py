@@ -56,6 +56,13 @@ def in_ms(milliseconds: float | None) -> str:
     return f"{milliseconds:.2f} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
 
 
+def in_rate(tokens_per_second: float | None) -> str:
+    """New tokens per second: 838.4 -> "838", 41203 -> "41.2 k"."""
+    if tokens_per_second is None:
+        return "–"
+    return in_numbers(tokens_per_second) if tokens_per_second >= 10_000 else f"{tokens_per_second:.3g}"
+
+
 def in_tokens(count: float) -> str:
     """Tokens beside an axis: 2048 -> "2048", 131072 -> "128 Ki"."""
     whole = int(count)
@@ -93,6 +100,16 @@ def of_speedup(row: Latency | Extrapolated) -> str:
 def of_interval(row: Latency | Extrapolated) -> str:
     """Where a speedup lies with 95 % confidence; a star where the row isn't to be trusted to its last digit."""
     return f"{row.speedup_low:.2f} to {row.speedup_high:.2f}{' *' if isinstance(row, Latency) and row.noise else ''}"
+
+
+def doubts(*, has_stars: bool, disturbed: tuple[str, ...]) -> list[str]:
+    """Why not to trust what was timed: a row's own spread, which stars mark, or what else the machine did."""
+    stars = ["* repeats of this row spread widely: don't trust its last digit"] if has_stars else []
+    return stars + [f"the machine was busy: {reason}" for reason in disturbed]
+
+
+STEPS = "A prefill is the time to the first token, a decode step that of each further one."
+LEAST = "At least: what a step's arithmetic and memory traffic need on this machine."
 
 
 def in_threads(count: int) -> str:

@@ -31,6 +31,7 @@ def timing(p50_ms: float, *, p90_ms: float = 2.0, p99_ms: float = 2.5, limit_ms:
         p90_ms=p90_ms,
         p99_ms=p99_ms,
         limit_ms=limit_ms,
+        tokens_per_second=1e3 / p50_ms,
     )
 
 

@@ -5,6 +5,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from hlap_export.report.html import html_report
+from hlap_export.report.markdown import markdown_report
 from hlap_export.report.screen import render_summary
 from hlap_export.report.summary import Summary
 from tests.report.sample import full_summary, sample_summary
@@ -63,7 +65,17 @@ def test_a_failed_check_is_named_with_its_bound_and_never_called_verified() -> N
 
 def test_rows_that_spread_widely_are_marked() -> None:
     assert "spread widely" in drawn(sample_summary())
-    assert "spread widely" not in drawn(sample_summary().model_copy(update={"is_noisy": False}))
+
+
+def test_a_busy_machine_is_called_so_and_not_a_row_that_spreads() -> None:
+    """`is_noisy` is either; no row has a star here."""
+    latency = tuple(row.model_copy(update={"noise": None}) for row in sample_summary().latency)
+    busy = ("other processes took 40% of the CPU time", "the hypervisor gave 9% to others")
+    summary = sample_summary().model_copy(update={"latency": latency, "disturbed": busy})
+    assert summary.is_noisy
+    for text in (drawn(summary), markdown_report(summary), html_report(summary)):
+        assert "spread widely" not in text
+        assert all(f"he machine was busy: {reason}" in text for reason in busy)
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
