@@ -19,12 +19,16 @@ from pydantic import ValidationError
 from hlap_export.artifacts import read_manifest, write_manifest
 from hlap_export.checkpoint import read_layout
 from hlap_export.digests import file_sha256
+from hlap_export.engines import build
 from hlap_export.errors import ArtefactError, CheckFailed, CheckpointError, ExportError, TextError
+from hlap_export.export import export
 from hlap_export.families import FAMILIES
+from hlap_export.prune import prune
 from hlap_export.verify import VerifyOptions, VerifyReport, verify
 from hlap_export.verify.options import fit_lengths
 from hlap_export.verify.tolerances import TOLERANCES, tolerance_for
 from tests.memory import leave_memory
+from tests.plans import tiny_plan
 from tests.tiny import VOCAB_SIZE, save_tiny
 from tests.tiny_engines import TinyEngines, altered
 
@@ -72,6 +76,20 @@ def test_an_engine_agrees_with_its_checkpoint(tiny_engines: TinyEngines, family:
     assert 0 < max(check.value for check in report.checks[:5]) < 1e-5
     assert report.candidate_digest == read_manifest(engine.folder).digest
     assert report.reference_digest == read_manifest(engine.checkpoint).digest
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_agrees_over_128_decode_steps_and_up_to_its_last_position(family: str, tmp_path: Path) -> None:
+    dense = save_tiny(tmp_path / "dense", family, max_position_embeddings=256)
+    prune(dense, tiny_plan("mixed", read_layout(dense)), tmp_path / "checkpoint")
+    export(tmp_path / "checkpoint", tmp_path / "onnx", flavour="portable")
+    build(tmp_path / "onnx", tmp_path / "engine")
+    report = verify(tmp_path / "engine", tmp_path / "checkpoint", options=replace(OPTIONS, decode_steps=128))
+    report.require_passed()
+    assert (report.num_decode_steps, report.context_length) == (128, 256)
+    assert {"cached decode logits", "padded decode logits", "long context logits"} <= {
+        check.name for check in report.checks
+    }
 
 
 def test_a_single_wrong_weight_fails_and_the_error_says_what_and_where(
