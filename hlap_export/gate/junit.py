@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 from hlap_export.gate.report import GateReport, Verdict, in_words
+
+UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML has no form for, and that a name of a task or file may hold nevertheless."""
 
 
 def junit_xml(report: GateReport) -> str:
@@ -21,6 +25,9 @@ def junit_xml(report: GateReport) -> str:
     for verdict in report.verdicts:
         _add_case(suite, verdict)
     ElementTree.indent(suites)
+    for element in suites.iter():
+        element.attrib.update({name: UNWRITABLE.sub("\ufffd", value) for name, value in element.attrib.items()})
+        element.text = element.text and UNWRITABLE.sub("\ufffd", element.text)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
 
 

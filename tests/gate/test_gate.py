@@ -17,7 +17,7 @@ from hlap_export.gate.collect import read_results
 from hlap_export.gate.decide import decide
 from hlap_export.gate.rules import load_rules, parse_rules
 from hlap_export.verify.report import VerifyReport
-from tests.gate.runs import plain_bench, results, simulated_bench, text_losses, verify_report
+from tests.gate.runs import evaluation, plain_bench, results, simulated_bench, text_losses, verify_report
 
 RULES = Path(__file__).parents[2] / "examples/gate/gate.yaml"
 """The rules that users start from."""
@@ -176,6 +176,15 @@ def test_the_junit_file_has_a_case_for_each_verdict_with_its_numbers(accepted: P
         "prefill_ratio of 64 tokens: at most +5% against accepted, found +10.0% (+7.4 to +12.6%)"
     )
     assert "bench.json#/latency/0" in message.text
+
+
+def test_a_character_that_xml_has_no_form_for_does_not_break_the_file(tmp_path: Path) -> None:
+    score = evaluation(0.5, 0.01, task="a\x1b\x00b")
+    (tmp_path / "eval.json").write_text(score.model_dump_json())
+    (tmp_path / "rules.yaml").write_text("rules: [{metric: score, at_least: 0.9}]")
+    gate(tmp_path / "none.json", tmp_path / "eval.json", tmp_path / "rules.yaml", junit=tmp_path / "junit.xml")
+    (case,) = ElementTree.parse(tmp_path / "junit.xml").iter("testcase")
+    assert case.attrib["name"] == "score a\ufffd\ufffdb acc: at least 0.9"
 
 
 def test_what_was_skipped_or_unclear_is_skipped_in_junit_and_says_why(accepted: Path, tmp_path: Path) -> None:
