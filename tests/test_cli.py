@@ -101,7 +101,7 @@ def test_an_unexpected_error_is_one_line_without_a_traceback(
     error: Exception, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stub(monkeypatch, "hlap_export.doctor", "doctor", error)
-    assert exit_code("doctor") == 1
+    assert exit_code("doctor") == 70
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1

@@ -1,7 +1,7 @@
 """The command line: one command per verb, a thin shell over the functions of the same names.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 a check failed, 2 wrong usage or input,
-3 a backend is missing, 130 interrupted.
+3 a backend is missing, 70 something that nobody foresaw, 130 interrupted.
 
 A new verb is a module in `verbs`, and a row in `VERBS` (`app.py`).
 """

@@ -12,6 +12,7 @@ from hlap_export.cli.app import app
 from hlap_export.errors import HlapError
 
 GOES_ON = "the same command, for `run` with --resume, goes on from what is finished"
+UNEXPECTED = 70  # sysexits.h: internal software error; 1 would say that a check failed
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if show_traceback:
             raise
         terminal.print_error(_paragraph(error))
-        sys.exit(error.exit_code if isinstance(error, HlapError) else 1)
+        sys.exit(error.exit_code if isinstance(error, HlapError) else UNEXPECTED)
     sys.exit(0)
 
 
