@@ -198,7 +198,7 @@ class BenchReport(_Record):
     noisy: bool
     """Whether any row is, or the machine was disturbed."""
     speed: MachineSpeed | None
-    """None where an accelerator runs the engine: its limits aren't measured."""
+    """None where an accelerator runs the engine, whose limits aren't measured, or where measuring failed."""
     conditions: Conditions
     seed: int
     seconds: float

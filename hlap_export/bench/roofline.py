@@ -43,20 +43,26 @@ class Limits:
     ratio: float
 
 
-def machine_speed(threads: int) -> MachineSpeed:
-    """Measure this machine, in a process of its own: BLAS takes its number of threads when it is loaded."""
+def machine_speed(threads: int) -> MachineSpeed | None:
+    """Measure this machine, in a process of its own: BLAS takes its number of threads when it is loaded.
+
+    None where that fails or takes too long: limits aren't worth losing what was timed.
+    """
     # The package may be used from its source tree, without being installed.
     roots = [str(Path(hlap_export.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, roots))}
     environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
-    done = subprocess.run(
-        [sys.executable, "-m", "hlap_export.bench.speed_probe"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        env=environment,
-        check=True,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "hlap_export.bench.speed_probe"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            env=environment,
+            check=True,
+        )
+    except subprocess.SubprocessError:
+        return None
     return MachineSpeed.model_validate(json.loads(done.stdout))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,9 @@ def test_this_machine_is_measured_in_a_process_of_its_own(tmp_path: Path) -> Non
     assert 1e8 < found.flops_per_second < 1e13
     assert [read.buffer_bytes for read in found.reads] == sorted(read.buffer_bytes for read in found.reads)
     assert all(1e7 < read.bytes_per_second < 1e13 for read in found.reads)
+
+
+def test_a_machine_whose_speed_cannot_be_measured_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bench that took minutes isn't lost for it."""
+    monkeypatch.setattr(import_module("hlap_export.bench.roofline"), "TIMEOUT_SECONDS", 0.01)
+    assert machine_speed(1) is None
