@@ -22,7 +22,7 @@ from hlap_export.errors import RecipeError, TextError
 from hlap_export.evaluate.likelihood import Continuation, likelihoods
 from hlap_export.evaluate.writing import HasEnded, write_rows
 from hlap_export.generate import Sampling
-from hlap_export.generate.sampling import chooser
+from hlap_export.generate.sampling import Choose, chooser
 from hlap_export.on_progress import OnProgress, ignore_progress
 
 MAX_NEW_TOKENS = 256
@@ -147,18 +147,19 @@ class EngineLM(TemplateLM):
             alike.setdefault(repr(request.args[1]), []).append(index)
         texts: dict[int, str] = {}
         for indices in alike.values():
-            settings = requests[indices[0]].args[1]
+            settings = dict(_SETTINGS.normalize_gen_kwargs(requests[indices[0]].args[1], MAX_NEW_TOKENS))
+            # One for all batches: begun anew with each, equal rows of theirs would draw the same tokens.
+            choose = chooser(_sampling(settings))
             prompts = {index: self.tok_encode(requests[index].args[0]) for index in indices}
             waiting = sorted(indices, key=lambda index: (-len(prompts[index]), index))
             for start in range(0, len(waiting), self.batch_size):
                 batch = waiting[start : start + self.batch_size]
-                texts |= zip(batch, self._write([prompts[index] for index in batch], settings), strict=True)
+                texts |= zip(batch, self._write([prompts[index] for index in batch], settings, choose), strict=True)
         return [texts[index] for index in range(len(requests))]
 
-    def _write(self, prompts: list[list[int]], settings: dict[str, Any]) -> list[str]:
+    def _write(self, prompts: list[list[int]], settings: dict[str, Any], choose: Choose) -> list[str]:
         """Texts after prompts that share the task's settings."""
-        known: dict[str, Any] = dict(_SETTINGS.normalize_gen_kwargs(settings, MAX_NEW_TOKENS))
-        max_new_tokens = int(known["max_gen_toks"])
+        max_new_tokens = int(settings["max_gen_toks"])
         room = self.max_length - max_new_tokens
         if room < 1:
             raise RecipeError(
@@ -168,11 +169,11 @@ class EngineLM(TemplateLM):
                 fix="choose a task with shorter answers",
             )
         end_of_text = self.tokenizer.decode(self.eot_token_id)
-        stops: list[str] = _SETTINGS.handle_stop_sequences(known["until"], eos=end_of_text)
+        stops: list[str] = _SETTINGS.handle_stop_sequences(settings["until"], eos=end_of_text)
         written = write_rows(
             self._session,
             [tuple(prompt[-room:]) for prompt in prompts],
-            chooser(_sampling(known)),
+            choose,
             self._has_ended(stops),
             max_new_tokens=max_new_tokens,
         )

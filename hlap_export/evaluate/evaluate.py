@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -73,8 +74,8 @@ def evaluate(
         manifests["baseline"] = require_intact(baseline)
     with _quiet():
         manager = _task_manager(tasks, options)
-        scores = _scores(_asked(engine_dir, tasks, manager, options, on_progress))
-        compared = None if baseline is None else _scores(_asked(baseline, tasks, manager, options, on_progress))
+        scores = scores_of(_asked(engine_dir, tasks, manager, options, on_progress))
+        compared = None if baseline is None else scores_of(_asked(baseline, tasks, manager, options, on_progress))
     return EvaluationReport(
         engine=str(engine_dir),
         baseline=None if baseline is None else str(baseline),
@@ -163,7 +164,7 @@ def _asked(
             ) from error
 
 
-def _scores(results: dict[str, Any]) -> list[Score]:
+def scores_of(results: dict[str, Any]) -> list[Score]:
     """Every metric of every task and group, in lm_eval's order."""
     return [score for task, metrics in results["results"].items() for score in _task_scores(task, metrics, results)]
 
@@ -182,14 +183,19 @@ def _task_scores(task: str, metrics: dict[str, Any], results: dict[str, Any]) ->
                 version=str(results["versions"].get(task, "")),
                 metric=metric,
                 filter=filtered,
-                value=float(value),
-                standard_error=float(error) if isinstance(error, int | float) else None,
+                value=_finite(value),
+                standard_error=_finite(error),
                 higher_is_better=results["higher_is_better"].get(task, {}).get(metric),
                 num_samples=samples.get("effective"),
                 num_fewshot=results["n-shot"].get(task),
             )
         )
     return scores
+
+
+def _finite(found: Any) -> float | None:
+    """A number that JSON can hold; lm_eval has "N/A", infinite perplexities and means of nothing as well."""
+    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
 
 def _beside(score: Score, baseline: Score) -> Score:

@@ -15,7 +15,7 @@ class Score(BaseModel):
         version: of the task's definition.
         metric: as lm_eval names it.
         filter: what was made of the answers before they were judged; "none" for nothing.
-        value: of the engine.
+        value: of the engine; None where lm_eval's is no finite number.
         standard_error: of `value`; None where lm_eval has none.
         baseline: the same metric of the baseline; None without one.
         higher_is_better: None where it isn't known.
@@ -23,13 +23,13 @@ class Score(BaseModel):
         num_fewshot: examples before each; None for a group.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task: str
     version: str
     metric: str
     filter: str
-    value: float
+    value: float | None
     standard_error: float | None
     baseline: float | None = None
     baseline_standard_error: float | None = None

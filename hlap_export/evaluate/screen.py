@@ -42,8 +42,11 @@ def _values(score: Score) -> list[str]:
     value = _measured(score.value, score.standard_error)
     if score.baseline is None:
         return [value]
-    return [_measured(score.baseline, score.baseline_standard_error), value, f"{score.value - score.baseline:+.4g}"]
+    change = "–" if score.value is None else f"{score.value - score.baseline:+.4g}"
+    return [_measured(score.baseline, score.baseline_standard_error), value, change]
 
 
-def _measured(value: float, standard_error: float | None) -> str:
+def _measured(value: float | None, standard_error: float | None) -> str:
+    if value is None:
+        return "no number"
     return f"{value:.4g}" if standard_error is None else f"{value:.4g} ± {standard_error:.2g}"

@@ -195,6 +195,8 @@ def _of_row(row: LatencyRow, source: str) -> Iterator[Metric]:
 
 def _of_evaluation(report: EvaluationReport) -> Iterator[Metric]:
     for index, score in enumerate(report.scores):
+        if score.value is None:
+            continue  # a rule on it finds nothing, and fails
         found = _score(score.value, score.standard_error)
         compared = None if score.baseline is None else _score(score.baseline, score.baseline_standard_error)
         has_ratio = compared is not None and min(found.low, compared.low) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 from hlap_export.artifacts import read_manifest, write_manifest
 from hlap_export.errors import ArtefactError, BackendMissing, RecipeError, TextError
 from hlap_export.evaluate import EvaluateOptions, Score, evaluate
+from hlap_export.evaluate.evaluate import scores_of
 from tests.evaluate.tasks import NUM_DOCUMENTS, TASKS, documents
 from tests.test_cli import exit_code
 
@@ -112,6 +114,25 @@ def test_sampled_texts_depend_on_the_temperature(ours: Any) -> None:
     sampled = {"until": [], "max_gen_toks": 20, "do_sample": True, "temperature": 1.5}
     greedy = {"until": [], "max_gen_toks": 20}
     assert ours.generate_until(requests(("def ", sampled))) != ours.generate_until(requests(("def ", greedy)))
+
+
+def test_equal_texts_in_different_batches_are_continued_by_different_draws(ours: Any) -> None:
+    sampled = {"until": [], "max_gen_toks": 10, "do_sample": True, "temperature": 1.5}
+    texts = ours.generate_until(requests(*[("def ", sampled)] * (3 * ours.batch_size)))
+    assert len(set(texts)) > 2 * ours.batch_size
+
+
+def test_a_score_that_is_no_number_is_none_and_its_report_comes_back() -> None:
+    results = {
+        "results": {"t": {"ppl,none": math.inf, "ppl_stderr,none": math.nan, "acc,none": 0.5, "alias": "t"}},
+        "versions": {"t": 1},
+        "higher_is_better": {"t": {"ppl": False, "acc": True}},
+        "n-samples": {"t": {"effective": 4}},
+        "n-shot": {"t": 0},
+    }
+    broken, fine = scores_of(results)
+    assert (broken.value, broken.standard_error, fine.value) == (None, None, 0.5)
+    assert Score.model_validate_json(broken.model_dump_json()) == broken
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,7 @@ def verify_report(losses: np.ndarray[Any, Any], dense: np.ndarray[Any, Any], **c
     return VerifyReport.model_validate(values | changes)
 
 
-def evaluation(value: float, standard_error: float, **changes: Any) -> EvaluationReport:
+def evaluation(value: float | None, standard_error: float | None, **changes: Any) -> EvaluationReport:
     """A report of one task's score; the changes are of that."""
     score = {
         "task": "arc_easy",

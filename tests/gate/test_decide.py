@@ -197,6 +197,13 @@ def scored(value: float, error: float = 0.0, **changes: Any) -> Results:
     return collect(None, None, evaluation(value, error, **changes))
 
 
+def test_a_score_that_is_no_number_fails_its_rule() -> None:
+    (found,) = verdicts(
+        "metric: score, at_least: 0.1", collect(verify_report(*text_losses()), None, evaluation(None, None))
+    )
+    assert (found.outcome, found.reason) == ("failed", "the candidate has no such number")
+
+
 # A score against 0.6 +- 0.02 (95%), or against 0.
 @pytest.mark.parametrize(
     ("value", "error", "accepted", "bound", "outcome"),
