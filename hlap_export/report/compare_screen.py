@@ -28,7 +28,7 @@ def render_comparison(comparison: Comparison) -> RenderableType:
         is_name = column in ("engine", "method")
         table.add_column(column, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for entry in comparison.entries:
-        table.add_row(*_cells(comparison, entry), style=None if entry.passed else "red")
+        table.add_row(*map(Text, _cells(comparison, entry)), style=None if entry.passed else "red")
     lines = [Text(f"! {note}", style="yellow") for note in comparison.notes]
     lines.append(Text("★ nothing else is as good in both perplexity and this time", style="dim"))
     return Group(table, Padding(Group(*lines), (0, 1, 1, 2)))

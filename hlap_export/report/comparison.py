@@ -157,8 +157,8 @@ class _Run:
 
     def digest(self, name: str) -> str:
         """Of what the engines were verified with: "model" or "text"."""
-        verified = next((origin.made_from for origin in self.summary.origins if origin.name == VERIFY), {})
-        return verified.get(name, "").removeprefix(FILE_DIGEST)
+        digests = [origin.made_from.get(name, "") for origin in self.summary.origins if origin.name == VERIFY]
+        return digests[0].removeprefix(FILE_DIGEST) if digests else ""
 
     @property
     def held_out(self) -> Perplexity | None:

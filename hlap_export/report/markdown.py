@@ -19,6 +19,7 @@ def markdown_report(summary: Summary) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
+        finalize=_in_a_cell,
     )
     return environment.get_template("report.md.jinja").render(
         summary=summary,
@@ -26,3 +27,8 @@ def markdown_report(summary: Summary) -> str:
         sources=sources(summary.origins),
         builds=build_table(summary.builds),
     )
+
+
+def _in_a_cell(value: object) -> object:
+    """Names of models and files may hold what ends a table's cell."""
+    return value.replace("|", "\\|") if isinstance(value, str) else value

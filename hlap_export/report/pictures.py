@@ -122,13 +122,14 @@ def _kind(row: Latency) -> tuple[int, int]:
 def _latency_figure(summary: Summary, phase: Phase, batch: int, rows: tuple[Latency, ...]) -> Figure:
     rows = tuple(sorted(rows, key=lambda row: row.num_tokens))
     lines = [line for name in ENGINES for line in _engine_lines(name, rows)]
+    has_limits = len(lines) > len(ENGINES)
     further = [row for row in summary.extrapolated if row.batch == batch] if phase == "decode" else []
     if further:
         lines += [_further(name, rows[-1], further) for name in ENGINES]
     rows_said = "" if batch == 1 else f", {batch} rows at once"
     what = "prompt tokens" if phase == "prefill" else "tokens in the cache"
     caption = f"{phase.capitalize()}{rows_said}: median with its 95 % interval"
-    caption += "; dashed: what arithmetic and memory traffic need at the least" if len(lines) > len(ENGINES) else ""
+    caption += "; dashed: what arithmetic and memory traffic need at the least" if has_limits else ""
     caption += "; dotted: extrapolated, not measured" if further else ""
     times = [point.high or point.y for line in lines for point in line.points]
     return Figure(

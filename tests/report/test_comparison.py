@@ -168,6 +168,12 @@ def test_runs_of_the_same_name_are_called_by_their_paths(tmp_path: Path) -> None
     assert [entry.run for entry in compare(folders).entries[1:]] == [str(folder) for folder in folders]
 
 
+def test_a_name_in_brackets_is_shown_as_it_is(tmp_path: Path) -> None:
+    console = Console(file=StringIO(), width=140)
+    console.print(render_comparison(compare([save_run(tmp_path / "[bold]run", pruned_ms=1.8, perplexity=10.2)])))
+    assert "[bold]run" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_the_screen_stars_the_front_and_fits(runs: list[Path]) -> None:
     console = Console(file=StringIO(), width=100)
     console.print(render_comparison(compare(runs)))
