@@ -122,6 +122,16 @@ def test_equal_texts_in_different_batches_are_continued_by_different_draws(ours:
     assert len(set(texts)) > 2 * ours.batch_size
 
 
+def test_an_engine_that_was_changed_is_not_scored(engine: Path, tasks_folder: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(engine, tmp_path / "changed")
+    (changed / "config.json").write_bytes((changed / "config.json").read_bytes() + b" ")
+    for first, second in ((changed, engine), (engine, changed)):
+        with pytest.raises(ArtefactError, match="found different bytes or files"):
+            evaluate(
+                first, ["local_choice"], baseline=second, options=EvaluateOptions(tasks_folder=tasks_folder, limit=1)
+            )
+
+
 def test_a_score_that_is_no_number_is_none_and_its_report_comes_back() -> None:
     results = {
         "results": {"t": {"ppl,none": math.inf, "ppl_stderr,none": math.nan, "acc,none": 0.5, "alias": "t"}},

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from hlap_export.report.html import html_report, tiles
+from hlap_export.report.pictures import latency_figures
 from hlap_export.report.sources import sources
 from hlap_export.report.summary import Origin, Summary
 from tests.report.browser import open_page
@@ -71,6 +72,24 @@ def test_every_picture_is_well_formed_and_says_what_it_shows() -> None:
     assert len(pictures) == 12 + 2 + 1 + 1 + 1
     for picture in pictures:
         assert ElementTree.fromstring(picture).get("aria-label")
+
+
+def test_a_caption_tells_of_the_lines_that_are_drawn_and_of_no_other() -> None:
+    def captions(summary: Summary) -> str:
+        return " ".join(figure.caption for figure in latency_figures(summary))
+
+    summary = full_summary()
+    assert "dashed" in captions(summary)
+    unlimited = {"limit_ms": None}
+    rows = tuple(
+        row.model_copy(
+            update={"dense": row.dense.model_copy(update=unlimited), "pruned": row.pruned.model_copy(update=unlimited)}
+        )
+        for row in summary.latency
+    )
+    said = captions(summary.model_copy(update={"latency": rows}))
+    assert "dotted" in said
+    assert "dashed" not in said
 
 
 def test_the_page_holds_every_number_of_the_summary() -> None:
