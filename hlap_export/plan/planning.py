@@ -74,6 +74,10 @@ def _require_nothing_but_alphas(
 
 
 def _require_number_or_targets(method: MethodName, num_layers: int | None, options: MethodOptions) -> None:
+    if num_layers is not None and num_layers < 1:
+        raise PlanError(
+            where="num_layers", expected="at least 1", found=str(num_layers), fix="say how many layers are to change"
+        )
     if num_layers is not None and options.targets.are_given:
         raise PlanError(
             where=f"method {method}",

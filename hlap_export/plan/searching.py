@@ -16,6 +16,7 @@ from hlap_export.counting import model_at
 from hlap_export.errors import PlanError
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.plan.calibration import Search, Windows
+from hlap_export.plan.costs import cost_of
 from hlap_export.plan.fitted_plan import save_fitted
 from hlap_export.plan.fitting import DEFAULT_OPTIONS
 from hlap_export.plan.harp import ALPHA_GRID, default_num_layers, request_of, search_harp
@@ -55,8 +56,11 @@ def search_plan(
     Raises:
         PlanError, CheckpointError, TextError, OutputError: as `plan`.
     """
-    default = None if asked.options.targets.are_given else default_num_layers(asked.layout)
-    num_layers = asked.num_layers or default
+    targets, dtype = asked.options.targets, model_at(asked.model).dtype
+    targets.require_more_than_dense(cost_of(asked.layout, dtype).weight_bytes)
+    num_layers = asked.num_layers
+    if num_layers is None and not targets.are_given:
+        num_layers = default_num_layers(asked.layout)
     if asked.method == "harp" and num_layers is not None:
         return search_harp(
             asked.model,
@@ -72,14 +76,14 @@ def search_plan(
     bench = open_workbench(
         asked.model, fitted_on, judged_by, work=work, max_memory=calibration.max_memory, on_progress=on_progress
     )
-    meter = Meter(bench, model_at(asked.model).dtype, asked.options.measure)
+    meter = Meter(bench, dtype, asked.options.measure)
     linear = linear_map(asked.layout, asked.options.form, asked.options.rank)
     method = method_of(asked.method, linear, asked.options.choose_by)
-    found = walk(method, asked.method, meter, bench, targets=asked.options.targets, num_parts=num_layers)
+    found = walk(method, asked.method, meter, bench, targets=targets, num_parts=num_layers)
     curves = [found.curve.model_copy(update={"chosen": found.chosen})]
     if asked.options.compare and asked.method != "harp":
         beside = min(len(found.removals), asked.layout.num_layers - 1)
-        curves.append(walk(Harp(), "harp", meter, bench, targets=asked.options.targets, num_parts=beside).curve)
+        curves.append(walk(Harp(), "harp", meter, bench, targets=targets, num_parts=beside).curve)
     facts = {"method": asked.method, "search": _record(bench, found), "curves": tuple(curves)}
     plan = found.plan.model_copy(update=facts)
     if not plan.fits:

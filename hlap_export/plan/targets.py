@@ -66,22 +66,40 @@ class Targets:
         """The point to take: the first that is cheap enough, or else the last that is good enough.
 
         Args:
-            points: from the dense model on.
+            points: from the dense model on, which itself is never taken.
 
         Raises:
-            PlanError: there is none; names the nearest.
+            PlanError: there is none; names the nearest, on either side where two targets contradict each other.
         """
-        if self._asks_for_cost:
-            found = next((point for point in points if self.cheap_enough(point)), None)
-            if found is None:
-                raise _unreachable("; ".join(self._excesses(points[-1])), points[-1])
-            if not self.good_enough(found):
-                raise _unreachable(self._too_bad(found), found)
-            return found
-        good = next((index for index, point in enumerate(points) if not self.good_enough(point)), len(points)) - 1
-        if good == 0:
-            raise _unreachable(self._too_bad(points[1]), points[1])
-        return points[good]
+        pruned = points[1:]
+        num_good = next((index for index, point in enumerate(pruned) if not self.good_enough(point)), len(pruned))
+        if not self._asks_for_cost:
+            if num_good == 0:
+                raise self._unreachable(pruned[0])
+            return pruned[num_good - 1]
+        cheapest = next((point for point in pruned if self.cheap_enough(point)), pruned[-1])
+        if self.cheap_enough(cheapest) and self.good_enough(cheapest):
+            return cheapest
+        best = [point for point in pruned[:num_good][-1:] if point.num_removed < cheapest.num_removed]
+        raise self._unreachable(*best, cheapest)
+
+    def require_more_than_dense(self, weight_bytes: int) -> None:
+        """Refuse targets that the dense model meets: all others are ratios of it, which it can't.
+
+        Args:
+            weight_bytes: the dense model's.
+
+        Raises:
+            PlanError: it meets them all.
+        """
+        most, others = self.max_weight_bytes, (self.latency_ratio, self.kv_ratio)
+        if most is not None and weight_bytes <= most and others == (None, None):
+            raise PlanError(
+                where="--max-weights",
+                expected=f"less than the dense model's weights, {weight_bytes:,d} bytes",
+                found=f"{most:,d} bytes: it is within them already",
+                fix="ask for less, or leave it out and say what else is to shrink",
+            )
 
     @property
     def _asks_for_cost(self) -> bool:
@@ -100,20 +118,26 @@ class Targets:
             if bound is not None and value > bound
         ]
 
-    def _too_bad(self, point: CurvePoint) -> str:
-        return (
+    def _too_bad(self, point: CurvePoint) -> list[str]:
+        if self.good_enough(point):
+            return []
+        return [
             f"perplexity +{point.increase:.1%} (up to +{point.increase_high:.1%}) "
             f"where +{self.max_perplexity_increase:.1%} was allowed"
+        ]
+
+    def _unreachable(self, *nearest: CurvePoint) -> PlanError:
+        problems = [
+            f"removes {point.num_removed} and has {' and '.join((*self._excesses(point), *self._too_bad(point)))}"
+            for point in nearest
+        ]
+        numbers = " or ".join(f"--num-layers {point.num_removed}" for point in nearest)
+        return PlanError(
+            where="the plan's targets",
+            expected="a plan within all of them",
+            found=f"none: the nearest {', the next '.join(problems)}",
+            fix=f"take {'that one' if len(nearest) == 1 else 'one of them'} with {numbers}, or ask for less",
         )
 
 
 NO_TARGETS = Targets()
-
-
-def _unreachable(problem: str, nearest: CurvePoint) -> PlanError:
-    return PlanError(
-        where="the plan's targets",
-        expected="a plan within all of them",
-        found=f"none: the nearest removes {nearest.num_removed} and has {problem}",
-        fix=f"take that one with --num-layers {nearest.num_removed}, or ask for less",
-    )

@@ -89,3 +89,17 @@ def test_a_number_of_layers_and_targets_contradict_each_other(tmp_path: Path) ->
 def test_fitted_weights_need_a_file(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="expected a file for the fitted weights"):
         plan(reference_model.path(), method="suffix-fit", calibration=CALIBRATION)
+
+
+def test_a_target_that_the_dense_model_meets_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    calibration = CalibrationOptions(text=Path("/nowhere.txt"))
+    options = MethodOptions(targets=Targets(max_weight_bytes=12 * 2**30), weights=tmp_path / "plan.safetensors")
+    with pytest.raises(PlanError, match=r"--max-weights: .* within them already"):
+        plan(reference_model.path(), method="choose-fit", options=options, calibration=calibration)
+
+
+@pytest.mark.parametrize("number", [0, -3])
+@pytest.mark.parametrize("method", ["harp", "attention-drop"])
+def test_a_number_of_layers_below_one_is_refused(method: MethodName, number: int) -> None:
+    with pytest.raises(PlanError, match=f"expected at least 1, found {number}"):
+        plan(reference_model.path(), method=method, num_layers=number, calibration=CALIBRATION)

@@ -54,7 +54,24 @@ def test_latency_is_that_of_the_slower_phase_unless_it_was_measured() -> None:
 def test_targets_that_contradict_each_other_name_the_nearest_point() -> None:
     with pytest.raises(PlanError, match=r"removes 3 and has perplexity \+8.0% .* where \+3.3% was allowed") as error:
         Targets(max_perplexity_increase=0.033, latency_ratio=0.85).choose(CURVE)
-    assert "--num-layers 3" in str(error.value)
+    assert "removes 2 and has latency 0.900 where 0.850 was asked for, the next" in str(error.value)
+    assert "--num-layers 2 or --num-layers 3" in str(error.value)
+
+
+def test_a_walk_that_perplexity_ended_before_the_cost_was_reached_names_both_excesses() -> None:
+    with pytest.raises(
+        PlanError, match=r"removes 1 and has KV cache 0.900 .* removes 2 and has KV cache 0.800"
+    ) as error:
+        Targets(max_perplexity_increase=0.026, kv_ratio=0.7).choose(CURVE[:3])
+    assert "0.800 where 0.700 was asked for and perplexity +2.2% (up to +3.2%) where +2.6%" in str(error.value)
+
+
+def test_a_target_that_the_dense_model_meets_is_refused_and_never_met_by_pruning_everything() -> None:
+    with pytest.raises(PlanError, match=r"expected less than the dense model's weights, 1,000 bytes, found 1,000"):
+        Targets(max_weight_bytes=1000).require_more_than_dense(1000)
+    Targets(max_weight_bytes=999).require_more_than_dense(1000)
+    Targets(max_weight_bytes=1000, kv_ratio=0.9).require_more_than_dense(1000)
+    assert Targets(max_weight_bytes=1000).choose(CURVE).num_removed == 1
 
 
 def test_a_cost_out_of_reach_names_what_is_left() -> None:
