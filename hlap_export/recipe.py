@@ -312,17 +312,25 @@ def parse_percent(text: str | None, *, where: str) -> float | None:
     """`"3%"` and `"0.03"` as 0.03; None for none.
 
     Raises:
-        RecipeError: neither.
+        RecipeError: neither, or 1 and more without the sign, which hardly means 100 %.
     """
     if text is None:
         return None
     number, is_percent = text.strip().removesuffix("%"), text.strip().endswith("%")
     try:
-        return float(number) / (100 if is_percent else 1)
+        value = float(number) / (100 if is_percent else 1)
     except ValueError as error:
         raise RecipeError(
             where=where, expected="a percentage", found=repr(text), fix="write it like 3% or 0.03"
         ) from error
+    if not is_percent and value >= 1:
+        raise RecipeError(
+            where=where,
+            expected="a percentage, or a share below 1",
+            found=repr(text),
+            fix=f"write {number.strip()}%, or {value:.0%} if that is meant",
+        )
+    return value
 
 
 def parse_alphas(pairs: Sequence[str]) -> dict[int, float] | None:

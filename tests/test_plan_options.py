@@ -24,6 +24,12 @@ def test_a_word_is_no_percentage() -> None:
         parse_percent("much", where="--x")
 
 
+def test_a_share_of_one_and_more_needs_its_sign() -> None:
+    with pytest.raises(RecipeError, match=r"below 1, found '3'\. Fix: write 3%, or 300% if that is meant"):
+        parse_percent("3", where="--x")
+    assert parse_percent("300%", where="--x") == 3
+
+
 def test_a_recipes_targets_reach_the_methods(tmp_path: Path) -> None:
     text = "plan: {method: choose-fit, max_perplexity_increase: 0.03, target_kv_ratio: 0.6, choose_by: loss, rank: 8}"
     options = parse_recipe(text).plan.method_options(tmp_path / "plan.safetensors")

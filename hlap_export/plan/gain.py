@@ -37,8 +37,13 @@ class GainFit:
 
 
 def fit_gain(fitted_on: GainMoments, held_back: GainMoments) -> GainFit:
-    """The factor of each channel that brings z nearest to y: `sum(z y) / sum(z²)`, from all tokens."""
-    trial_O = fitted_on.zy_O / fitted_on.zz_O
+    """The factor of each channel that brings z nearest to y: `sum(z y) / sum(z²)`, from all tokens; 1 where z is 0."""
+    trial_O = _factors(fitted_on.zy_O, fitted_on.zz_O)
     error = held_back.yy - 2 * trial_O.dot(held_back.zy_O).item() + trial_O.square().dot(held_back.zz_O).item()
-    factors_O = (fitted_on.zy_O + held_back.zy_O) / (fitted_on.zz_O + held_back.zz_O)
+    factors_O = _factors(fitted_on.zy_O + held_back.zy_O, fitted_on.zz_O + held_back.zz_O)
     return GainFit(factors=factors_O, unexplained_ratio=error / held_back.yy if held_back.yy else 0.0)
+
+
+def _factors(zy_O: torch.Tensor, zz_O: torch.Tensor) -> torch.Tensor:
+    is_silent_O = zz_O == 0
+    return torch.where(is_silent_O, 1.0, zy_O / torch.where(is_silent_O, 1.0, zz_O))

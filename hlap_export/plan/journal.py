@@ -25,7 +25,7 @@ class Journal:
         request: JSON value that decides the results.
 
     Raises:
-        OutputError: the folder holds something else.
+        OutputError: the folder holds something else, or a damaged journal.
     """
 
     def __init__(self, folder: Path, request: Any) -> None:
@@ -59,7 +59,15 @@ class Journal:
         lines = self._path.read_text(encoding="utf-8").split("\n")
         if lines.pop():
             self._path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        self._results = dict(json.loads(line) for line in lines)
+        try:
+            self._results = dict(json.loads(line) for line in lines)
+        except (ValueError, TypeError) as error:
+            raise OutputError(
+                where=str(self._path),
+                expected="a search's results, one JSON pair in each line",
+                found="a damaged file",
+                fix=f"remove the folder {self.folder}: the search begins anew",
+            ) from error
         return self._results.get(REQUEST)
 
     def _remove_files(self) -> None:

@@ -29,7 +29,7 @@ class _Seen:
 
 
 @contextmanager
-def _watching(module: Any) -> Generator[_Seen]:
+def watching(module: Any) -> Generator[_Seen]:
     """Keep what the module is called with."""
     seen = _Seen()
 
@@ -51,7 +51,7 @@ def mlp_norm(layer: LoadedLayer, family: Family) -> Any:
 
 def both_halves(layer: LoadedLayer, family: Family, h_NTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The residual stream [N, T, D] after the layer's attention as it is, and after its MLP."""
-    with _watching(mlp_norm(layer, family)) as seen:
+    with watching(mlp_norm(layer, family)) as seen:
         after = layer(h_NTD)
     return seen.inputs[0], after
 
@@ -67,7 +67,7 @@ def attention_inputs(layer: LoadedLayer, family: Family, h_NTD: torch.Tensor) ->
     [N, T, H*E] before o_proj; where a norm follows the attention, [N, T, D] normed but without its gain.
     """
     last = _last_of_attention(layer, family)
-    with _watching(last) as seen:
+    with watching(last) as seen:
         layer(h_NTD)
     return _without_gain(last, seen.inputs[0]) if family.has_post_norms else seen.inputs[0]
 
@@ -159,7 +159,7 @@ def mlp_inputs(layer: LoadedLayer, family: Family, h_NTD: torch.Tensor) -> torch
     """
     block = layer.module
     last = block.post_feedforward_layernorm if family.has_post_norms else block.mlp.down_proj
-    with _watching(last) as seen:
+    with watching(last) as seen:
         mlp_half(layer, h_NTD)
     return _without_gain(last, seen.inputs[0]) if family.has_post_norms else seen.inputs[0]
 
@@ -168,4 +168,6 @@ def refitted_mlp(layer: LoadedLayer, family: Family, fitted: Tensors, h_NTD: tor
     """The residual stream [N, T, D] after an MLP half with its last weight from the side file."""
     weight = fitted[fitted_name(layer.index, "mlp.weight")].to(layer.device)
     inputs = mlp_inputs(layer, family, h_NTD)
-    return h_NTD + (inputs * (1 + weight) if family.has_post_norms else inputs @ weight.T)
+    if family.has_post_norms:
+        return h_NTD + inputs * (1 + weight)
+    return h_NTD + torch.nn.functional.linear(inputs, weight, layer.module.mlp.down_proj.bias)

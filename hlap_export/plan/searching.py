@@ -35,6 +35,8 @@ from hlap_export.texts import read_tokens, require_window_length, spread_windows
 
 # Of three windows, the third is held back to judge plans by.
 JUDGED_EVERY = 3
+# One in four of those fitted on is held back to choose the ridge, and an interval takes two that judge.
+LEAST_WINDOWS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +73,7 @@ def search_plan(
             on_progress=on_progress,
         )
     _require_a_place_for_weights(asked)
+    _require_enough(calibration.windows)
     num_windows = math.ceil(calibration.windows * JUDGED_EVERY / (JUDGED_EVERY - 1))
     fitted_on, judged_by = split_windows(read_windows(asked, calibration, num_windows))
     bench = open_workbench(
@@ -181,4 +184,14 @@ def _require_a_place_for_weights(asked: Request) -> None:
             expected="a file for the fitted weights, beside the plan",
             found="none",
             fix="pass MethodOptions(weights=...): plan.safetensors for plan.json",
+        )
+
+
+def _require_enough(windows: int) -> None:
+    if windows < LEAST_WINDOWS:
+        raise PlanError(
+            where="plan.windows",
+            expected=f"at least {LEAST_WINDOWS}, where plans are compared: some of them fit, others judge",
+            found=str(windows),
+            fix="take more calibration windows; shorter ones if the text is short",
         )

@@ -39,10 +39,10 @@ class WindowSums:
         self._search, self._layout, self._every = search, layout, hold_back_every
         if len(search.windows.ids) < self._every:
             raise PlanError(
-                where="calibration windows",
+                where="plan.windows, those that are fitted on",
                 expected=f"at least {self._every}: one in {self._every} is held back to judge the fit",
                 found=str(len(search.windows.ids)),
-                fix="fit on more windows",
+                fix="take more calibration windows",
             )
 
     def linear(

@@ -106,3 +106,15 @@ def test_each_channels_gain_is_its_own_least_squares() -> None:
     trial = (z[:60] * y[:60]).sum(0) / (z[:60] ** 2).sum(0)
     share = ((y[60:] - trial * z[60:]) ** 2).sum() / (y[60:] ** 2).sum()
     assert found.unexplained_ratio == pytest.approx(share.item(), rel=RELATIVE_ERROR)
+
+
+def test_a_channel_that_is_always_zero_keeps_a_finite_gain() -> None:
+    z, y = EVERY[0][:, :NUM_OUTPUTS].clone(), EVERY[1]
+    z[:, 2] = 0
+    sums = GainMoments(NUM_OUTPUTS), GainMoments(NUM_OUTPUTS)
+    for part, rows in zip(sums, (slice(0, 60), slice(60, None)), strict=True):
+        part.update(z[None, rows], y[None, rows])
+    found = fit_gain(*sums)
+    assert found.factors.isfinite().all()
+    assert found.factors[2] == 1
+    assert 0 < found.unexplained_ratio < 1.1

@@ -103,3 +103,20 @@ def test_a_target_that_the_dense_model_meets_is_refused_before_anything_is_compu
 def test_a_number_of_layers_below_one_is_refused(method: MethodName, number: int) -> None:
     with pytest.raises(PlanError, match=f"expected at least 1, found {number}"):
         plan(reference_model.path(), method=method, num_layers=number, calibration=CALIBRATION)
+
+
+@pytest.mark.parametrize(("windows", "method"), [(1, "choose-fit"), (3, "attention-drop"), (3, "block-drop")])
+def test_too_few_windows_to_fit_and_judge_are_refused_by_the_settings_name(
+    windows: int, method: MethodName, tmp_path: Path
+) -> None:
+    calibration = CalibrationOptions(windows=windows, window_length=64)
+    options = MethodOptions(weights=tmp_path / "plan.safetensors")
+    with pytest.raises(PlanError, match=f"plan.windows: expected at least 4.*, found {windows}"):
+        plan(reference_model.path(), method=method, num_layers=1, options=options, calibration=calibration)
+
+
+def test_four_windows_are_enough(tmp_path: Path) -> None:
+    calibration = CalibrationOptions(windows=4, window_length=32)
+    options = MethodOptions(weights=tmp_path / "plan.safetensors", compare=False)
+    planned = plan(reference_model.path(), method="suffix-fit", num_layers=1, options=options, calibration=calibration)
+    assert planned.curves[0].points[1].increase_low < planned.curves[0].points[1].increase_high

@@ -13,12 +13,11 @@ Shapes: N windows, T tokens, D hidden, I inputs of the output projection.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from hlap_export.checkpoint.decoder import LoadedLayer
-from hlap_export.plan.layer_halves import both_halves
+from hlap_export.plan.layer_halves import both_halves, watching
 from hlap_export.plan.layer_plan import KeepHeads, Skip
 from hlap_export.plan.methods.base import Removal, with_attention
 from hlap_export.plan.workbench import Workbench
@@ -60,20 +59,10 @@ def _group_scores(bench: Workbench) -> list[tuple[int, int, float]]:
 
 def _sums_of_batch(bench: Workbench, layer: LoadedLayer, h_NTD: torch.Tensor) -> torch.Tensor:
     """The scores summed over the batch's tokens, float64, one for each group."""
-    seen: list[torch.Tensor] = []
     output = layer.module.self_attn.o_proj
-
-    def remember(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen.append(inputs[0])
-
-    hook = output.register_forward_pre_hook(remember)
-    try:
+    with watching(output) as seen:
         between, _ = both_halves(layer, bench.layout.family, h_NTD)
-    finally:
-        hook.remove()
-    x_NTI: torch.Tensor = seen[0]
-    w_DI: torch.Tensor = output.weight
-    x_NTI: torch.Tensor = seen[0]
+    x_NTI: torch.Tensor = seen.inputs[0]
     w_DI: torch.Tensor = output.weight
     size = _norm(between - h_NTD) / _norm(h_NTD) / _norm(x_NTI @ w_DI.T)
     width = bench.layout.heads_per_group * bench.layout.head_dim
