@@ -25,7 +25,7 @@ import torch
 from hlap_export.checkpoint.decoder import LoadedLayer
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.errors import PlanError
-from hlap_export.plan.calibration import Search, count
+from hlap_export.plan.calibration import Search
 from hlap_export.plan.gain import GainFit, fit_gain
 from hlap_export.plan.layer_halves import (
     Tensors,
@@ -86,17 +86,6 @@ class Fitting:
     def perplexity(self) -> float:
         """Of the planned model on the calibration windows."""
         return math.exp(math.fsum(self.losses_nats) / self.num_tokens)
-
-
-def fit_steps(plan: PruningPlan, num_windows: int) -> int:
-    """What `fit_layers` advances the search's steps by: windows times passes through a layer, the head being one."""
-    passes = sum(_passes(plan, index) for index in range(plan.first_changed, len(plan.attention)))
-    return num_windows * (passes + 1)
-
-
-def _passes(plan: PruningPlan, index: int) -> int:
-    is_fitted = isinstance(plan.attention[index], Linear | RefitAttention)
-    return 1 + is_fitted + isinstance(plan.mlp.get(index), RefitMlp)
 
 
 @torch.inference_mode()
@@ -260,7 +249,6 @@ class _Fitter:
                 case None:
                     leaving = mlp_half(layer, between)
             self._pruned.write(layer.index + 1, rows, leaving)
-            self._search.steps.advance(count([rows]))
         if layer.index > self._plan.first_changed:
             self._pruned.drop(layer.index)
 
@@ -296,6 +284,5 @@ class _Fitter:
         for chunk in self._search.chunks(self._batches, copies=1):
             states = [self._pruned.read(num_layers, rows) for rows in chunk]
             losses += self._decoder.head.losses_nats(states, [windows.targets[rows] for rows in chunk])
-            self._search.steps.advance(count(chunk))
         self._pruned.drop(num_layers)
         return tuple(losses)

@@ -13,7 +13,7 @@ import torch
 from hlap_export.checkpoint.decoder import LoadedLayer
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.errors import PlanError
-from hlap_export.plan.calibration import Search, count
+from hlap_export.plan.calibration import Search
 from hlap_export.plan.gain import GainMoments
 from hlap_export.plan.pruning_plan import LinearForm
 from hlap_export.plan.regression import Moments
@@ -73,5 +73,4 @@ class WindowSums:
             is_held_back = torch.arange(rows.start, rows.stop, device=x_NTI.device) % self._every == self._every - 1
             for part, chosen in zip(sums, (~is_held_back, is_held_back), strict=True):
                 part.update(x_NTI[chosen], y_NTO[chosen])
-            self._search.steps.advance(count([rows]))
         return sums
