@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 from hlap_export.engines.ort_cuda import DTYPES as CUDA_DTYPES
 from hlap_export.engines.trt.options import Compatibility, TensorRTOptions
 from hlap_export.errors import RecipeError
-from hlap_export.plan.layer_plan import LinearForm
+from hlap_export.plan.layer_plan import LinearForm, Refit
 from hlap_export.plan.options import ChooseBy, Measure, MethodName, MethodOptions
 from hlap_export.plan.targets import Targets
 from hlap_export.strict_yaml import Section, parse_yaml
@@ -48,8 +48,8 @@ class PlanSection(Section):
     """A plan to use as it is (the JSON that `hlap-export plan` writes); nothing is searched then."""
     method: MethodName = "harp"
     """`harp` searches each of the last layers' alpha on perplexity; `suffix-fit` puts fitted linear maps there, and
-    `choose-fit` into the layers where that costs least; `attention-drop` and `block-drop` drop what changes the stream
-    least, and `group-drop` KV groups that add least to it; `fixed` takes `alphas` as given."""
+    `choose-fit` into the layers where that costs least; `attention-drop`, `mlp-drop` and `block-drop` drop what changes
+    the stream least, and `group-drop` KV groups that add least to it; `fixed` takes `alphas` as given."""
     num_layers: Count | None = None
     """How many layers lose their attention; left out, as many as the targets ask for, or else a quarter of them."""
     max_perplexity_increase: Ratio | None = None
@@ -62,14 +62,20 @@ class PlanSection(Section):
     """Prune until the weights, as wide as the checkpoint stores them, take no more."""
     measure: bool = False
     """Measure the latency of every step's engine instead of counting it: minutes for each."""
-    choose_by: ChooseBy = "greedy"
-    """How `choose-fit` chooses: `greedy` by the loss beside what has gone before; `loss` by that of each layer alone;
-    `unexplained` by what a linear map leaves of the attention; `cosine` by how little attention turns the stream."""
+    choose_by: ChooseBy | None = None
+    """How `choose-fit` (left out: greedy) and the methods that drop (left out: cosine) choose: `greedy` by the loss
+    beside what has gone before; `loss` by that of each part alone; `unexplained` by what a linear map leaves of the
+    attention (choose-fit); `cosine` by how little a part turns the stream."""
     form: LinearForm = "low_rank"
     """Shape of a fitted map: `low_rank`, `full` (hidden x hidden), or `output` (the layer's own values, and a fitted
     output projection)."""
     rank: Count | None = None
     """Of a low-rank map; left out, HARP's own cost: KV heads times head_dim."""
+    follow_residual: bool = True
+    """Whether a fitted map is also to undo the error that the residual stream carries so far."""
+    refit: Refit = "attention"
+    """What is fitted anew of what stays above the first map, at no cost at inference: the output projections of its
+    `attention`, of its `mlp`, `both` or `none`."""
     alphas: dict[int, float] | None = None
     """Layer (0 at the embedding) to alpha in [0, 1], where 0 removes the block (fixed)."""
     text: Path | None = None
@@ -88,7 +94,14 @@ class PlanSection(Section):
             max_weight_bytes=self.max_weight_bytes,
         )
         return MethodOptions(
-            targets=targets, choose_by=self.choose_by, form=self.form, rank=self.rank, weights=weights, measure=measure
+            targets=targets,
+            choose_by=self.choose_by,
+            form=self.form,
+            rank=self.rank,
+            follow_residual=self.follow_residual,
+            refit=self.refit,
+            weights=weights,
+            measure=measure,
         )
 
     @model_validator(mode="after")

@@ -31,10 +31,12 @@ def test_a_share_of_one_and_more_needs_its_sign() -> None:
 
 
 def test_a_recipes_targets_reach_the_methods(tmp_path: Path) -> None:
-    text = "plan: {method: choose-fit, max_perplexity_increase: 0.03, target_kv_ratio: 0.6, choose_by: loss, rank: 8}"
+    text = "plan: {method: choose-fit, max_perplexity_increase: 0.03, target_kv_ratio: 0.6, choose_by: loss, rank: 8,"
+    text += " refit: both}"
     options = parse_recipe(text).plan.method_options(tmp_path / "plan.safetensors")
     assert options.targets == Targets(max_perplexity_increase=0.03, kv_ratio=0.6)
     assert (options.choose_by, options.form, options.rank) == ("loss", "low_rank", 8)
+    assert (options.refit, options.follow_residual) == ("both", True)
     assert options.weights == tmp_path / "plan.safetensors"
 
 

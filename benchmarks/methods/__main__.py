@@ -94,7 +94,7 @@ def named(name: str, bench: Workbench) -> Method:
     """A method by its name here: how `choose-fit` chooses may be part of it."""
     method, _, choose_by = name.partition(" by ")
     linear = linear_map(bench.layout, "low_rank", None)
-    return method_of(method, linear, choose_by or "greedy")  # type: ignore[arg-type]
+    return method_of(method, linear, choose_by or None)  # type: ignore[arg-type]
 
 
 def walk(name: str, bench: Workbench, judge: Judge, most: int, *, dtype: str) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ def run_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     for name in names:
         with TemporaryDirectory() as work:  # one for each, so that none profits from what another has measured
             started = time.perf_counter()
-            bench = open_workbench(model, calibration, calibration, work=Path(work))
+            bench = open_workbench(model, (calibration, calibration), work=Path(work))
             opening_seconds = time.perf_counter() - started
             judge = Judge(bench, texts)
             curves[name] = walk(name, bench, judge, most, dtype=model_at(model).dtype)

@@ -109,6 +109,9 @@ class SkipMlp(Strict):
     kind: Literal["skip"] = "skip"
 
 
+Refit = Literal["attention", "mlp", "both", "none"]
+"""Which halves that stay are fitted anew."""
+
 MlpPlan = Annotated[RefitMlp | SkipMlp, Field(discriminator="kind")]
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hlap_export.plan.layer_plan import LinearForm
+from hlap_export.plan.layer_plan import LinearForm, Refit
 from hlap_export.plan.pruning_plan import PruningPlan
 from hlap_export.plan.targets import NO_TARGETS, Targets
 
-MethodName = Literal["harp", "suffix-fit", "choose-fit", "attention-drop", "block-drop", "group-drop", "fixed"]
+MethodName = Literal[
+    "harp", "suffix-fit", "choose-fit", "attention-drop", "mlp-drop", "block-drop", "group-drop", "fixed"
+]
 ChooseBy = Literal["greedy", "loss", "unexplained", "cosine"]
 Measure = Callable[[PruningPlan], float]
 """Latency of an engine of the plan, relative to the dense one's."""
@@ -47,18 +49,22 @@ class MethodOptions:
 
     Attributes:
         targets: where to stop, where no number of layers is given.
-        choose_by: how `choose-fit` chooses layers.
+        choose_by: how `choose-fit` and the methods that drop choose layers; None for greedy, and for cosine.
         form: of fitted maps.
         rank: of a low-rank map; None for HARP's own cost.
+        follow_residual: whether a fitted map is also to undo the error that the residual stream carries so far.
+        refit: what is fitted anew of what stays above the first map, at no cost at inference.
         weights: the file for fitted weights, which lies beside the plan (plan.json has plan.safetensors).
         measure: latency of a plan's engine relative to the dense one's; None to count it.
         compare: whether HARP is searched too, so that its curve stands beside the method's own.
     """
 
     targets: Targets = NO_TARGETS
-    choose_by: ChooseBy = "greedy"
+    choose_by: ChooseBy | None = None
     form: LinearForm = "low_rank"
     rank: int | None = None
+    follow_residual: bool = True
+    refit: Refit = "attention"
     weights: Path | None = None
     measure: Measure | None = None
     compare: bool = True

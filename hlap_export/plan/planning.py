@@ -30,8 +30,8 @@ def plan(
 
     `harp` searches alphas of the last `num_layers` layers (default: a quarter of them) on calibration text, or of as
     many as the targets ask for. `suffix-fit` puts fitted linear maps there, `choose-fit` into the layers where that
-    costs least. `attention-drop`, `block-drop` and `group-drop` (KV groups) drop what changes the stream least. `fixed`
-    takes `alphas` (layer from 0 at the embedding -> alpha in [0, 1]) and needs no weights, only config.json.
+    costs least. `attention-drop`, `mlp-drop`, `block-drop` and `group-drop` (KV groups) drop what changes the stream
+    least. `fixed` takes `alphas` (layer from 0 at the embedding -> alpha in [0, 1]) and needs only config.json.
 
     Raises:
         CheckpointError: the model can't be read.

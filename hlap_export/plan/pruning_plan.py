@@ -26,6 +26,7 @@ from hlap_export.plan.layer_plan import (
     Linear,
     LinearForm,
     MlpPlan,
+    Refit,
     RefitAttention,
     RefitMlp,
     Skip,
@@ -135,14 +136,20 @@ class PruningPlan(Strict):
         write_text_whole(path, self.to_json())
 
 
-def refit_kept(plan: PruningPlan) -> PruningPlan:
-    """The same plan with the attention that stays above the first change refitted, to make up for what was lost."""
-    first = plan.first_changed
-    attention = tuple(
-        RefitAttention() if isinstance(attention, Keep) and index > first else attention
-        for index, attention in enumerate(plan.attention)
-    )
-    return plan.model_copy(update={"attention": attention})
+def refit_kept(plan: PruningPlan, refit: Refit) -> PruningPlan:
+    """The same plan with what stays above the first change fitted anew, to make up for what was lost.
+
+    That is the attention that stays, the MLPs that stay (of the layer that changes first as well), or both.
+    """
+    first, attention, mlp = plan.first_changed, plan.attention, plan.mlp
+    if refit in ("attention", "both"):
+        attention = tuple(
+            RefitAttention() if isinstance(attention, Keep) and index > first else attention
+            for index, attention in enumerate(plan.attention)
+        )
+    if refit in ("mlp", "both"):
+        mlp = {index: plan.mlp.get(index, RefitMlp()) for index in range(first, len(plan.attention))}
+    return plan.model_copy(update={"attention": attention, "mlp": mlp})
 
 
 def load_plan(path: Path) -> PruningPlan:

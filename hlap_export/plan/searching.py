@@ -18,10 +18,10 @@ from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.plan.calibration import Search, Windows
 from hlap_export.plan.costs import cost_of
 from hlap_export.plan.fitted_plan import save_fitted
-from hlap_export.plan.fitting import DEFAULT_OPTIONS
+from hlap_export.plan.fitting import DEFAULT_OPTIONS, FitOptions
 from hlap_export.plan.harp import ALPHA_GRID, default_num_layers, request_of, search_harp
 from hlap_export.plan.journal import Journal
-from hlap_export.plan.layer_plan import Keep, KeepHeads, RefitAttention
+from hlap_export.plan.layer_plan import Keep, KeepHeads, RefitAttention, SkipMlp
 from hlap_export.plan.methods import linear_map, method_of
 from hlap_export.plan.methods.harp import Harp
 from hlap_export.plan.options import CalibrationOptions, MethodName, MethodOptions
@@ -75,13 +75,17 @@ def search_plan(
     _require_a_place_for_weights(asked)
     _require_enough(calibration.windows)
     num_windows = math.ceil(calibration.windows * JUDGED_EVERY / (JUDGED_EVERY - 1))
-    fitted_on, judged_by = split_windows(read_windows(asked, calibration, num_windows))
+    linear = linear_map(asked.layout, asked.options.form, asked.options.rank)
+    method = method_of(asked.method, linear, asked.options.choose_by, asked.options.refit)
     bench = open_workbench(
-        asked.model, fitted_on, judged_by, work=work, max_memory=calibration.max_memory, on_progress=on_progress
+        asked.model,
+        split_windows(read_windows(asked, calibration, num_windows)),
+        work=work,
+        options=FitOptions(follow_residual=asked.options.follow_residual),
+        max_memory=calibration.max_memory,
+        on_progress=on_progress,
     )
     meter = Meter(bench, dtype, asked.options.measure)
-    linear = linear_map(asked.layout, asked.options.form, asked.options.rank)
-    method = method_of(asked.method, linear, asked.options.choose_by)
     found = walk(method, asked.method, meter, bench, targets=targets, num_parts=num_layers)
     curves = [found.curve.model_copy(update={"chosen": found.chosen})]
     if asked.options.compare and asked.method != "harp":
@@ -123,10 +127,10 @@ def split_windows(windows: Windows) -> tuple[Windows, Windows]:
 
 def open_workbench(
     model: Path,
-    fitted_on: Windows,
-    judged_by: Windows,
+    windows: tuple[Windows, Windows],
     *,
     work: Path,
+    options: FitOptions = DEFAULT_OPTIONS,
     max_memory: int | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Workbench:
@@ -134,13 +138,13 @@ def open_workbench(
 
     Args:
         model: the dense checkpoint; computed in float32.
-        fitted_on: windows that plans are fitted on and chosen by.
-        judged_by: others, that they are judged by.
+        windows: those that plans are fitted on and chosen by, and others, that they are judged by.
         work: folder of this search alone, where a killed one left its results and goes on from them.
+        options: how parts are fitted.
         max_memory: most bytes of RAM for the whole process; None for what the machine has free.
         on_progress: called with (plans measured, about how many there will be).
     """
-    layout, options = read_layout(model), DEFAULT_OPTIONS
+    layout, (fitted_on, judged_by) = read_layout(model), windows
     requests = {"fitted on": request_of(model, fitted_on), "judged by": request_of(model, judged_by)}
     search = Search(
         decoder=open_decoder(model, batch=fitted_on.batch, copies=len(ALPHA_GRID) + 1, max_memory=max_memory),
@@ -170,11 +174,11 @@ def _record(bench: Workbench, found: Walk) -> SearchRecord:
 
 def _with_alpha(bench: Workbench, plan: PruningPlan, alpha: float) -> float | None:
     """Perplexity with this alpha in the layers that lose their attention; None where other parts go as well."""
-    if plan.mlp or any(isinstance(attention, KeepHeads) for attention in plan.attention):
+    if any(isinstance(part, KeepHeads | SkipMlp) for part in (*plan.attention, *plan.mlp.values())):
         return None
     changed: Sequence[bool] = [not isinstance(attention, Keep | RefitAttention) for attention in plan.attention]
     attention = tuple(attention_of_alpha(alpha, "alpha") if gone else Keep() for gone in changed)
-    return bench.perplexity(plan.model_copy(update={"attention": attention}))
+    return bench.perplexity(plan.model_copy(update={"attention": attention, "mlp": {}}))
 
 
 def _require_a_place_for_weights(asked: Request) -> None:

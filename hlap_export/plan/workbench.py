@@ -66,7 +66,10 @@ class Workbench:
     def unexplained(self, layers: Sequence[int], form: LinearForm) -> dict[int, float]:
         """For each layer, the share of its attention's variance that a linear map of its input doesn't explain."""
         key = f"unexplained {form} {list(layers)}"
-        return dict(self.remembered(key, lambda: list(unexplained(self.search, self.layout, layers, form).items())))
+        return dict(self.remembered(key, lambda: list(self._unexplained(layers, form).items())))
+
+    def _unexplained(self, layers: Sequence[int], form: LinearForm) -> dict[int, float]:
+        return unexplained(self.search, self.layout, layers, form, self._options)
 
     def remembered(self, key: str, make: Callable[[], Any]) -> Any:
         """A JSON value from the journal, or else made and put there."""

@@ -71,10 +71,11 @@ def test_harp_walks_to_targets_too_and_keeps_its_alphas_curves(tmp_path: Path) -
     assert [curve.method for curve in planned.curves] == ["harp"]
 
 
-@pytest.mark.parametrize(("method", "num_mlps"), [("attention-drop", 0), ("block-drop", 2)])
+@pytest.mark.parametrize(("method", "num_mlps"), [("attention-drop", 0), ("block-drop", 2), ("mlp-drop", 2)])
 def test_what_is_dropped_needs_no_side_file(method: MethodName, num_mlps: int, tmp_path: Path) -> None:
     planned = made(tmp_path, method, num_layers=2)
-    assert sum(isinstance(attention, Skip) for attention in planned.attention) == 2
+    num_attentions = 0 if method == "mlp-drop" else 2
+    assert sum(isinstance(attention, Skip) for attention in planned.attention) == num_attentions
     assert len(planned.mlp) == num_mlps
     assert not side_file_of(tmp_path / "plan.json").exists()
     assert planned.search is not None
@@ -120,3 +121,20 @@ def test_four_windows_are_enough(tmp_path: Path) -> None:
     options = MethodOptions(weights=tmp_path / "plan.safetensors", compare=False)
     planned = plan(reference_model.path(), method="suffix-fit", num_layers=1, options=options, calibration=calibration)
     assert planned.curves[0].points[1].increase_low < planned.curves[0].points[1].increase_high
+
+
+def test_how_parts_are_fitted_can_be_asked_for(tmp_path: Path) -> None:
+    found: dict[tuple[bool, str], PruningPlan] = {}
+    for follow_residual, refit in ((True, "none"), (False, "none"), (True, "both")):
+        options = MethodOptions(
+            weights=tmp_path / "plan.safetensors", follow_residual=follow_residual, refit=refit, compare=False
+        )
+        found[follow_residual, refit] = plan(
+            reference_model.path(), method="suffix-fit", num_layers=2, options=options, calibration=CALIBRATION
+        )
+    perplexities = {key: planned.curves[0].points[2].perplexity for key, planned in found.items()}
+    assert len(set(perplexities.values())) == 3
+    assert sorted(found[True, "both"].mlp) == [10, 11]
+    assert found[True, "none"].mlp == {}
+    assert found[True, "both"].search is not None
+    assert found[True, "both"].search.perplexity_all_ones is not None

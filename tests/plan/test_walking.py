@@ -13,7 +13,8 @@ from hlap_export.on_progress import Steps
 from hlap_export.plan.costs import cost_of, planned_layout
 from hlap_export.plan.layer_plan import Linear, Skip, linear_of
 from hlap_export.plan.methods import linear_map, method_of
-from hlap_export.plan.methods.attention_drop import ATTENTION_DROP
+from hlap_export.plan.methods.attention_drop import attention_drop
+from hlap_export.plan.methods.orders import by_cosine
 from hlap_export.plan.methods.suffix_fit import suffix_fit
 from hlap_export.plan.pruning_plan import PruningPlan
 from hlap_export.plan.targets import NO_TARGETS, Targets
@@ -24,14 +25,14 @@ from tests.plan.methods.benches import FITTED_ON, JUDGED_BY, naive_loss, open_be
 
 def walked(bench: Workbench, *, targets: Targets = NO_TARGETS, num_parts: int | None = None, **meter: Any) -> Walk:
     measured = Meter(bench, "float32", **meter)
-    return walk(ATTENTION_DROP, "attention-drop", measured, bench, targets=targets, num_parts=num_parts)
+    return walk(attention_drop(by_cosine), "attention-drop", measured, bench, targets=targets, num_parts=num_parts)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "qwen2"])
 def test_points_are_judged_on_windows_held_back_and_fits_use_the_others(model_type: str, tmp_path: Path) -> None:
     checkpoint, model = save_eager(tmp_path, model_type)
     bench = open_bench(checkpoint)
-    method = suffix_fit(linear_of("low_rank", bench.layout, 8))
+    method = suffix_fit(linear_of("low_rank", bench.layout, 8), "attention")
     found = walk(method, "suffix-fit", Meter(bench, "float32"), bench, targets=NO_TARGETS, num_parts=2)
     fitted = bench.fitting(found.plan).tensors
     judged = naive_loss(model, found.plan, JUDGED_BY, fitted)

@@ -22,13 +22,14 @@ WhichMethod = Annotated[
     typer.Option("--method", help="choose-fit fits linear maps where they cost least; harp (the default) rescales."),
 ]
 NumLayers = Annotated[
-    int | None, typer.Option(help="How many layers lose attention; left out, what the targets say, or a quarter.")
+    int | None, typer.Option(help="How many layers change; left out, what the targets say, or a quarter.")
 ]
 Alphas = Annotated[
     list[str] | None, typer.Option(metavar="LAYER=ALPHA", help="For method fixed; repeat it for each layer.")
 ]
 ChooseLayersBy = Annotated[
-    ChooseBy | None, typer.Option("--choose-by", help="How choose-fit chooses layers; left out, greedy.")
+    ChooseBy | None,
+    typer.Option("--choose-by", help="How choose-fit (left out: greedy) and the drops (cosine) choose."),
 ]
 MaxIncrease = Annotated[
     str | None, typer.Option(metavar="PERCENT", help="Prune as much as perplexity allows, such as 3%.")
@@ -40,7 +41,10 @@ KvRatio = Annotated[float | None, typer.Option(help="Prune until the KV cache is
 Measured = Annotated[
     bool | None, typer.Option("--measure", help="Time every step's engine instead of counting its cost; takes minutes.")
 ]
-MaxWeights = Annotated[str | None, typer.Option(metavar="SIZE", help="Prune until the weights fit, such as 12GiB.")]
+MaxWeights = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Prune until the weights, in the checkpoint's dtype, fit into such as 12GiB."),
+]
 
 
 def plan(

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.plan.layer_plan import AttentionPlan, Linear, Skip, SkipMlp
+from hlap_export.plan.options import Refit
 from hlap_export.plan.pruning_plan import PruningPlan, refit_kept
 from hlap_export.plan.records import LayerSearch
 from hlap_export.plan.workbench import Workbench
@@ -63,23 +64,25 @@ class Stepwise:
         of: what a part is.
         remove: what the plan becomes without a part.
         order: which part is next.
+        refit: what is fitted anew of what stays, where maps are fitted.
     """
 
     of: Literal["attention", "mlp", "block"]
     remove: Remove
     order: Order
+    refit: Refit = "none"
 
     def walk(self, bench: Workbench) -> Iterator[Removal]:
-        """One part after another, as long as there are any; where maps are fitted, so is the attention that stays."""
+        """One part after another, as long as there are any."""
         plan = bench.dense
         for part in self.order(bench, parts(bench.layout, self.of), self.remove):
             plan = self.remove(plan, part)
-            yield Removal(what=str(part), plan=refit_kept(plan) if plan.fits else plan)
+            yield Removal(what=str(part), plan=refit_kept(plan, self.refit) if plan.fits else plan)
 
 
 def parts(layout: ModelLayout, of: Literal["attention", "mlp", "block"]) -> tuple[Part, ...]:
-    """The parts of a model that may go: layer 0 keeps its attention."""
-    return tuple(Part(layer=index, of=of) for index in range(0 if of == "mlp" else 1, layout.num_layers))
+    """The parts of a model that may go: layer 0 keeps its attention, and its MLP, which turns tokens into features."""
+    return tuple(Part(layer=index, of=of) for index in range(1, layout.num_layers))
 
 
 def with_attention(plan: PruningPlan, layer: int, attention: AttentionPlan) -> PruningPlan:

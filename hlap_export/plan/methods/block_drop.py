@@ -1,6 +1,8 @@
 """Drop whole layers, attention and MLP, that change the stream least (ShortGPT, arXiv 2403.03853)."""
 
-from hlap_export.plan.methods.base import Stepwise, drop
-from hlap_export.plan.methods.orders import by_cosine
+from hlap_export.plan.methods.base import Order, Stepwise, drop
 
-BLOCK_DROP = Stepwise(of="block", remove=drop, order=by_cosine)
+
+def block_drop(order: Order) -> Stepwise:
+    """The method, with this way to choose the layers."""
+    return Stepwise(of="block", remove=drop, order=order)

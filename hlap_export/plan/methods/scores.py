@@ -16,7 +16,7 @@ from hlap_export.plan.workbench import Workbench
 def similarities(bench: Workbench) -> dict[str, float]:
     """Cosine between the residual stream before and after each part ("attention 3"), the mean over all tokens.
 
-    Layer 0's attention is not among them: it stays.
+    Layer 0's parts are not among them: they stay.
     """
     return bench.remembered("similarities", lambda: _similarities(bench))
 

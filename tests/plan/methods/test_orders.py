@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hlap_export.plan.layer_plan import Linear, Skip, linear_of
-from hlap_export.plan.methods.attention_drop import ATTENTION_DROP
+from hlap_export.errors import PlanError
+from hlap_export.plan.layer_plan import Keep, Linear, RefitAttention, RefitMlp, Skip, linear_of
+from hlap_export.plan.methods import method_of
+from hlap_export.plan.methods.attention_drop import attention_drop
 from hlap_export.plan.methods.base import Part, Stepwise, drop, parts, replace_by
-from hlap_export.plan.methods.block_drop import BLOCK_DROP
+from hlap_export.plan.methods.block_drop import block_drop
 from hlap_export.plan.methods.harp import Harp
-from hlap_export.plan.methods.orders import by_loss, by_unexplained, greedily
+from hlap_export.plan.methods.mlp_drop import mlp_drop
+from hlap_export.plan.methods.orders import by_cosine, by_loss, by_unexplained, greedily
 from hlap_export.plan.methods.suffix_fit import suffix_fit
 from hlap_export.plan.pruning_plan import PruningPlan, plan_of_alphas
 from tests.plan.methods.benches import FITTED_ON, naive_loss, open_bench, save_eager
@@ -50,13 +54,38 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2"])
-def test_attention_and_blocks_are_dropped_in_the_order_of_their_cosines(model_type: str, tmp_path: Path) -> None:
+def test_attention_mlps_and_blocks_are_dropped_in_the_order_of_their_cosines(model_type: str, tmp_path: Path) -> None:
     checkpoint, model = save_eager(tmp_path, model_type)
     entering, between, leaving = naive_streams(model)
     bench = open_bench(checkpoint)
-    for method, name, after in ((ATTENTION_DROP, "attention", between), (BLOCK_DROP, "block", leaving)):
-        naive = sorted((1, 2, 3), key=lambda layer: -cosine(entering[layer], after[layer]))
-        assert removed(method, bench) == [f"{name} {layer}" for layer in naive]
+    for method, name, before, after in (
+        (attention_drop, "attention", entering, between),
+        (mlp_drop, "mlp", between, leaving),
+        (block_drop, "block", entering, leaving),
+    ):
+        naive = sorted((1, 2, 3), key=lambda layer: -cosine(before[layer], after[layer]))
+        assert removed(method(by_cosine), bench) == [f"{name} {layer}" for layer in naive]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+@pytest.mark.parametrize("name", ["attention-drop", "mlp-drop", "block-drop"])
+def test_what_is_dropped_can_be_chosen_by_its_loss_as_well(name: Any, model_type: str, tmp_path: Path) -> None:
+    checkpoint, model = save_eager(tmp_path, model_type)
+    bench, of = open_bench(checkpoint), name.removesuffix("-drop")
+    naive = {layer: naive_loss(model, drop(bench.dense, Part(layer=layer, of=of))) for layer in (1, 2, 3)}
+    expected = [f"{of} {layer}" for layer in sorted(naive, key=lambda layer: naive[layer])]
+    method = method_of(name, linear_of("full", bench.layout), "loss")
+    assert [step.what for step in method.walk(bench)] == expected
+    first_greedy = next(method_of(name, linear_of("full", bench.layout), "greedy").walk(bench))
+    assert first_greedy.what == expected[0]
+    last = list(method.walk(bench))[-1]
+    assert bench.loss(last.plan) == pytest.approx(naive_loss(model, last.plan), rel=1e-5)
+
+
+def test_what_is_dropped_cannot_be_chosen_by_what_a_map_leaves_unexplained(tmp_path: Path) -> None:
+    layout = open_bench(save_eager(tmp_path, "llama")[0]).layout
+    with pytest.raises(PlanError, match="method mlp-drop, choose_by: expected cosine, loss or greedy"):
+        method_of("mlp-drop", linear_of("full", layout), "unexplained")
 
 
 def test_a_dropped_block_loses_both_halves() -> None:
@@ -161,9 +190,32 @@ def test_the_unexplained_share_is_that_of_least_squares_on_the_dense_model(tmp_p
 def test_the_suffix_goes_from_the_last_layer_down_as_linear_maps(tmp_path: Path) -> None:
     checkpoint, _ = save_eager(tmp_path, "llama")
     bench = open_bench(checkpoint)
-    steps = list(suffix_fit(linear_of("full", bench.layout)).walk(bench))
+    steps = list(suffix_fit(linear_of("full", bench.layout), "none").walk(bench))
     assert [step.what for step in steps] == ["attention 3", "attention 2", "attention 1"]
     assert [isinstance(attention, Linear) for attention in steps[1].plan.attention] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("refit", "attention", "mlps"),
+    [
+        ("none", Keep, []),
+        ("attention", RefitAttention, []),
+        ("mlp", Keep, [1, 2, 3]),
+        ("both", RefitAttention, [1, 2, 3]),
+    ],
+)
+def test_what_stays_above_the_first_map_is_fitted_anew_as_asked(
+    refit: Any, attention: type, mlps: list[int], tmp_path: Path
+) -> None:
+    bench = open_bench(save_eager(tmp_path, "llama")[0])
+    order = Stepwise(of="attention", remove=replace_by(linear_of("full", bench.layout)), order=lambda *_: iter(FIRST))
+    (step,) = replace(order, refit=refit).walk(bench)
+    assert [type(part) for part in step.plan.attention] == [Keep, Linear, attention, attention]
+    assert list(step.plan.mlp) == mlps
+    assert all(isinstance(part, RefitMlp) for part in step.plan.mlp.values())
+
+
+FIRST = [Part(layer=1, of="attention")]
 
 
 def test_harps_steps_are_those_of_its_search(tmp_path: Path) -> None:
