@@ -10,6 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -23,6 +24,11 @@ from hlap_export.plan.pruning_plan import PruningPlan
 from hlap_export.plan.side_file import fitted_shapes, side_file_of
 from hlap_export.prune import prune
 from hlap_export.recipe import Recipe
+
+
+def measured_with(asked: Recipe) -> dict[str, Any]:
+    """What of a recipe decides the latency of a plan's engine."""
+    return asked.model_dump(mode="json", include={"export", "engine", "tensorrt", "bench"})
 
 
 @contextmanager
@@ -48,8 +54,13 @@ class LatencyMeter:
         self._model, self._asked, self._folder = model, asked, folder
         self._layout = read_layout(model)
 
-    def __call__(self, plan: PruningPlan) -> float:
-        """The largest ratio of all lengths and both phases: at most that much of the dense model's time."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The sections of the recipe that decide a latency."""
+        return measured_with(self._asked)
+
+    def __call__(self, plan: PruningPlan, /) -> float:
+        """The largest ratio of all lengths and both phases, its interval's upper end: at most that much of the time."""
         dense = self._folder / "dense"
         if not dense.exists():
             self._build(self._model, dense)
@@ -63,7 +74,7 @@ class LatencyMeter:
             context_lengths=section.context_lengths,
             options=BenchOptions(batches=section.batches, repeats=section.repeats, rounds=section.rounds),
         )
-        return max(row.ratio for row in report.latency)
+        return max(row.ratio_high for row in report.latency)
 
     def _prune(self, plan: PruningPlan) -> Path:
         folder = self._folder / "planned"

@@ -13,7 +13,7 @@ from hlap_export.engines import build
 from hlap_export.engines.build import StandIn
 from hlap_export.export import export
 from hlap_export.gate.collect import read_results
-from hlap_export.measuring import measuring
+from hlap_export.measuring import measured_with, measuring
 from hlap_export.plan import CalibrationOptions, PruningPlan, load_plan, plan
 from hlap_export.plan.pruning_plan import validate_plan
 from hlap_export.plan.side_file import copy_side_file, side_file_damage, side_file_of
@@ -83,7 +83,8 @@ class RunStages:
             PruningPlan,
             make=make,
             inputs={"model": self._dense, "text": calibration.text, "file": asked.file},
-            parameters=asked.model_dump(mode="json", exclude={"text", "file"}),
+            parameters=asked.model_dump(mode="json", exclude={"text", "file"})
+            | (measured_with(self._asked) if asked.measure else {}),
             companion_damage=lambda planned: side_file_damage(fitted, planned),
         )
         # Only now: a plan that is refused leaves no folder behind.

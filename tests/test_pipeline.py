@@ -126,6 +126,14 @@ def test_a_changed_setting_makes_only_its_stage_again(copied: FinishedRun) -> No
     assert made_again(resumed(copied)) == {"verify"}
 
 
+def test_a_measured_plan_is_made_again_for_other_timings_and_a_counted_one_is_not(copied: FinishedRun) -> None:
+    counted = TINY_RECIPE.model_copy(update={"bench": TINY_RECIPE.bench.model_copy(update={"context_lengths": (9,)})})
+    assert made_again(resumed(copied, counted)) == {"bench"}
+    measure = {"plan": TINY_RECIPE.plan.model_copy(update={"measure": True})}
+    assert "plan" in made_again(resumed(copied, TINY_RECIPE.model_copy(update=measure)))
+    assert made_again(resumed(copied, counted.model_copy(update=measure))) == {"plan", "bench"}
+
+
 def test_damaged_files_are_made_again_byte_for_byte(copied: FinishedRun) -> None:
     before = {name: file_records(copied.out / name) for name in REPRODUCIBLE}
     weights = copied.out / "checkpoint/model.safetensors"
@@ -179,6 +187,20 @@ def test_a_fitted_plan_runs_through_and_a_resumed_run_brings_lost_weights_back(
     assert "plan.json: made again because its fitted weights are gone" in said
     assert made_again(said) == {"plan"}
     assert weights.read_bytes() == before
+
+
+def test_a_run_that_fits_its_plan_passes_and_brings_lost_weights_back(finished: FinishedRun, tmp_path: Path) -> None:
+    asked = PlanSection(method="choose-fit", choose_by="loss", num_layers=2, windows=6, window_length=32, refit="both")
+    recipe, out = TINY_RECIPE.model_copy(update={"plan": asked}), tmp_path / "out"
+    fitted = replace(finished, out=out, summary=run(finished.model, out, recipe=recipe))
+    assert fitted.summary.passed
+    assert [row.attention for row in fitted.summary.layers].count("linear") == 2
+    assert [curve.method for curve in fitted.summary.removals] == ["choose-fit", "harp"]
+    assert made_again(resumed(fitted, recipe)) == set()
+    before = (out / "plan.safetensors").read_bytes()
+    (out / "plan.safetensors").unlink()
+    assert made_again(resumed(fitted, recipe)) == {"plan"}
+    assert (out / "plan.safetensors").read_bytes() == before
 
 
 def test_a_run_killed_in_the_middle_resumes_to_the_same_bytes(finished: FinishedRun, tmp_path: Path) -> None:

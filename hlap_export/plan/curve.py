@@ -19,7 +19,7 @@ class CurvePoint(Strict):
         weight_ratio: likewise, relative to the dense model.
         prefill_ratio: multiplications of a prefill that asks for the last token's logits, counted.
         decode_ratio: bytes that a decode step reads, counted.
-        measured_ratio: latency of an engine, measured; None where it wasn't.
+        measured_ratio: latency of an engine, measured, the interval's upper end; None where it wasn't.
     """
 
     num_removed: int

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from hlap_export.plan.layer_plan import LinearForm, Refit
 from hlap_export.plan.pruning_plan import PruningPlan
@@ -15,8 +14,17 @@ MethodName = Literal[
     "harp", "suffix-fit", "choose-fit", "attention-drop", "mlp-drop", "block-drop", "group-drop", "fixed"
 ]
 ChooseBy = Literal["greedy", "loss", "unexplained", "cosine"]
-Measure = Callable[[PruningPlan], float]
-"""Latency of an engine of the plan, relative to the dense one's."""
+
+
+class Measure(Protocol):
+    """Measures the latency of an engine of the plan, relative to the dense one's."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides it beside the plan, as JSON values."""
+        ...
+
+    def __call__(self, plan: PruningPlan, /) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

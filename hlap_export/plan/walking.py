@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import cast
 
+from hlap_export.artifacts import digest_of
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.errors import PlanError
 from hlap_export.plan.costs import Cost, cost_of, planned_layout
@@ -76,7 +77,8 @@ class Meter:
         if self._measure is None or num_removed == 0:
             return None if self._measure is None else 1.0
         measure = self._measure
-        return cast(float, self._bench.remembered(f"latency {plan.to_json()}", lambda: measure(plan)))
+        key = digest_of([measure.settings, plan.model_dump(mode="json")])
+        return cast(float, self._bench.remembered(f"latency {key}", lambda: measure(plan)))
 
     def _cost(self, layout: ModelLayout) -> Cost:
         return cost_of(layout, self._dtype)

@@ -78,12 +78,28 @@ def test_targets_choose_the_point_and_the_curve_goes_on_to_half_of_the_layers(tm
 def test_measured_latency_decides_where_there_is_one(tmp_path: Path) -> None:
     bench = open_bench(save_eager(tmp_path, "llama")[0])
 
-    def measure(plan: PruningPlan) -> float:
-        return 1 - 0.02 * sum(isinstance(attention, Skip) for attention in plan.attention)
-
-    found = walked(bench, targets=Targets(latency_ratio=0.97), measure=measure)
+    found = walked(bench, targets=Targets(latency_ratio=0.97), measure=Engines("onnxruntime", 0.02))
     assert found.chosen == 2
     assert [point.measured_ratio for point in found.curve.points] == pytest.approx([1, 0.98, 0.96])
+
+
+def test_what_was_measured_counts_for_its_own_engine_alone(tmp_path: Path) -> None:
+    bench = open_bench(save_eager(tmp_path, "llama")[0])
+    first, other, again = Engines("onnxruntime", 0.02), Engines("tensorrt", 0.1), Engines("onnxruntime", 0.5)
+    found = [walked(bench, num_parts=2, measure=engines).curve.points[2] for engines in (first, other, again)]
+    assert [point.measured_ratio for point in found] == pytest.approx([0.96, 0.8, 0.96])
+    assert [engines.calls for engines in (first, other, again)] == [2, 2, 0]
+
+
+class Engines:
+    """Stands for engines of plans: each attention that is gone saves the same time."""
+
+    def __init__(self, name: str, saved: float) -> None:
+        self.settings, self.calls, self._saved = {"engine": name}, 0, saved
+
+    def __call__(self, plan: PruningPlan, /) -> float:
+        self.calls += 1
+        return 1 - self._saved * sum(isinstance(attention, Skip) for attention in plan.attention)
 
 
 class KilledError(Exception):
