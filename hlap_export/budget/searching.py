@@ -80,9 +80,14 @@ def search_needs(dense: Model, size: SearchSize, *, room_bytes: int | None) -> N
     )
 
 
-def walk_needs(dense: Model, size: SearchSize, *, room_bytes: int | None) -> Needs:
-    """The needs of a method that measures plans one by one, and searches HARP's alphas to compare with."""
-    needs, layout = search_needs(dense, size, room_bytes=room_bytes), dense.layout
+def walk_needs(dense: Model, size: SearchSize, *, room_bytes: int | None, fit_bytes: int = 0) -> Needs:
+    """The needs of a method that measures plans one by one, and searches HARP's alphas to compare with.
+
+    `fit_bytes` is what one fit takes, 0 for a method that fits nothing; weights that stay in memory leave it free.
+    """
+    room = None if room_bytes is None else room_bytes - fit_bytes
+    needs, layout = search_needs(dense, size, room_bytes=room), dense.layout
+    fits = (Term(num_bytes=fit_bytes, why="sums and solution of a fit, in float64"),) if fit_bytes else ()
     num_plans = layout.num_layers + PLANS_FOR_A_LAYER * size.num_layers
     values = sum(layer_values(layout, layer) for layer in layout.layers) + embedding(layout).num_values
     once = values * BYTES[dense.dtype]
@@ -90,6 +95,7 @@ def walk_needs(dense: Model, size: SearchSize, *, room_bytes: int | None) -> Nee
     states = 2 * layout.num_layers * size.tokens * layout.hidden_size * FLOAT_BYTES
     return replace(
         needs,
+        memory=(*needs.memory, *fits),
         disk=(Term(num_bytes=states, why=f"what enters {layout.num_layers} layers, dense and pruned"),),
         work=(
             *needs.work,

@@ -182,13 +182,16 @@ class _StandIn(nn.Module):
         return hidden_states
 
 
-def open_decoder(model: Path, *, batch: Batch, copies: int = 1, max_memory: int | None = None) -> Decoder:
+def open_decoder(
+    model: Path, *, batch: Batch, copies: int = 1, beside_bytes: int = 0, max_memory: int | None = None
+) -> Decoder:
     """A dense or pruned checkpoint's decoder, as much of it loaded as memory allows.
 
     Args:
         model: a checkpoint folder.
         batch: the largest that goes through a layer at once.
         copies: residual streams of a batch that are held between two layers.
+        beside_bytes: what the caller computes with while a layer is in use.
         max_memory: most bytes of RAM for the whole process; None for what the machine has free.
 
     Raises:
@@ -201,7 +204,7 @@ def open_decoder(model: Path, *, batch: Batch, copies: int = 1, max_memory: int 
     with cast(Any, accelerate).init_empty_weights(include_buffers=False):
         skeleton = model_class._from_config(config, dtype=torch.float32).eval()
     layout, eager = read_layout(model), skeleton.config._attn_implementation == "eager"
-    working = working_bytes(layout, batch, eager=eager) + copies * batch.state_bytes(layout.hidden_size)
+    working = working_bytes(layout, batch, eager=eager) + copies * batch.state_bytes(layout.hidden_size) + beside_bytes
     placement = place(skeleton.model.layers, skeleton.lm_head, memory_of_devices(max_memory), working_bytes=working)
     return Decoder(skeleton, reader, placement)
 

@@ -13,6 +13,7 @@ from hlap_export.plan.targets import NO_TARGETS, Targets
 MethodName = Literal[
     "harp", "suffix-fit", "choose-fit", "attention-drop", "mlp-drop", "block-drop", "group-drop", "fixed"
 ]
+FITTING_METHODS: tuple[MethodName, ...] = ("suffix-fit", "choose-fit")
 ChooseBy = Literal["greedy", "loss", "unexplained", "cosine"]
 
 
