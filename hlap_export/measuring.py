@@ -82,7 +82,7 @@ class LatencyMeter:
         shapes = fitted_shapes(plan, self._layout)
         weights = side_file_of(folder / "plan.json")
         if plan.fits:
-            tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+            tensors = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
             plan = save_fitted(Fitting(tensors=tensors, parts=(), losses_nats=(), num_tokens=1), plan, weights)
         prune(self._model, plan, folder / "checkpoint", fitted=weights if plan.fits else None)
         return folder / "checkpoint"

@@ -7,8 +7,10 @@ stream's error is followed, to `d_after_attention - p`, which also undoes what t
 that stay can be refitted, at no cost: o_proj towards `d_after_attention - p`, down_proj towards `d_after_layer -
 p_after_attention`, each with its own weight as the prior.
 
-Moments are all that is kept of the tokens (`regression.py`), and a layer's weights are in memory only while it is
-fitted, so neither long texts nor deep models need more memory. Every fourth window is held back to choose the ridge.
+Moments are all that is kept of the tokens (`regression.py`), and a layer's weights, fitted ones included, are in memory
+only while it is fitted, so neither long texts nor deep models need more memory. Fitted weights are rounded to what the
+checkpoint stores, before the layers above are fitted to what they do. Every fourth window is held back to choose the
+ridge.
 
 Shapes: N windows, T tokens, D hidden.
 """
@@ -22,10 +24,12 @@ from typing import Literal
 
 import torch
 
+from hlap_export.artifacts import digest_of
 from hlap_export.checkpoint.decoder import LoadedLayer
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.errors import PlanError
 from hlap_export.plan.calibration import Search
+from hlap_export.plan.fitted_tensors import FittedTensors
 from hlap_export.plan.gain import GainFit, fit_gain
 from hlap_export.plan.layer_halves import (
     Tensors,
@@ -37,7 +41,7 @@ from hlap_export.plan.layer_halves import (
     refitted_mlp,
 )
 from hlap_export.plan.pruning_plan import FittedPart, Linear, LinearForm, PruningPlan, RefitAttention, RefitMlp, SkipMlp
-from hlap_export.plan.regression import LinearFit, fit_linear, reduce_rank
+from hlap_export.plan.regression import LinearFit, LowRankFit, fit_linear, fit_low_rank
 from hlap_export.plan.side_file import fitted_name
 from hlap_export.plan.states import StateFiles
 from hlap_export.plan.value_only import mlp_half
@@ -54,11 +58,15 @@ class FitOptions:
         follow_residual: whether the map is also to undo the error that the residual stream carries so far.
         ridges: candidates, relative to the mean variance of the inputs.
         hold_back_every: of so many windows, one is held back while the ridge is chosen.
+        dtype: that the checkpoint stores weights in.
+        memory_bytes: what one fit takes (`fit_memory.py`): weights that stay in memory leave it free.
     """
 
     follow_residual: bool = True
     ridges: tuple[float, ...] = RIDGES
     hold_back_every: int = 4
+    dtype: str = "float32"
+    memory_bytes: int = 0
 
 
 DEFAULT_OPTIONS = FitOptions()
@@ -71,7 +79,7 @@ class Fitting:
     """Fitted weights, named as in the side file, in float32.
 
     Attributes:
-        tensors: by name, on the CPU.
+        tensors: by name, on the CPU; read from disk, where they stay until the next fit in the same folder.
         parts: how well each was fitted.
         losses_nats: of the planned model, summed over the tokens of each batch of calibration windows.
         num_tokens: predicted tokens in all windows.
@@ -154,11 +162,13 @@ class _Fitter:
         self._decoder = search.decoder
         self._batches = list(search.windows.batches())
         self._pruned: StateFiles = search.states.beside("pruned")
-        self._tensors: dict[str, torch.Tensor] = {}
+        self._own: dict[str, torch.Tensor] = {}  # of the layer under way
+        self._tensors = FittedTensors(search.journal.folder, digest_of(plan.model_dump(mode="json"))[:12])
         self._parts: list[FittedPart] = []
 
     def fit(self) -> Fitting:
         for index in range(self._plan.first_changed, self._decoder.num_layers):
+            self._own.clear()
             with self._decoder.layer(index) as layer:
                 self._fit_attention(layer)
                 self._fit_mlp(layer)
@@ -188,13 +198,13 @@ class _Fitter:
             return linear_inputs(layer, attention.form, h_NTD), between - reached
 
         fitted_on, held_back = self._sums.linear(layer, attention.form, inputs_and_targets)
-        found = fit_linear(fitted_on, held_back, self._options.ridges)
         if attention.form == "low_rank":
-            u_OR, v_RI, bias_O = reduce_rank(found, fitted_on + held_back, attention.rank)
-            weights = {"o_proj.weight": u_OR, "v_proj.weight": v_RI, "o_proj.bias": bias_O}
-        else:
-            weights = {"o_proj.weight": found.weight, "o_proj.bias": found.bias}
-        self._keep(layer, weights, "attention", found)
+            low = fit_low_rank(fitted_on, held_back, self._options.ridges, attention.rank)
+            weights = {"o_proj.weight": low.output, "v_proj.weight": low.value, "o_proj.bias": low.bias}
+            self._keep(layer, weights, "attention", low)
+            return
+        found = fit_linear(fitted_on, held_back, self._options.ridges)
+        self._keep(layer, {"o_proj.weight": found.weight, "o_proj.bias": found.bias}, "attention", found)
 
     def _refit_attention(self, layer: LoadedLayer) -> None:
         output = layer.module.self_attn.o_proj
@@ -243,7 +253,7 @@ class _Fitter:
             between = self._between(layer, rows)
             match mlp:
                 case RefitMlp():
-                    leaving = refitted_mlp(layer, self._family, self._tensors, between)
+                    leaving = refitted_mlp(layer, self._family, self._own, between)
                 case SkipMlp():
                     leaving = between
                 case None:
@@ -268,13 +278,15 @@ class _Fitter:
     def _between(self, layer: LoadedLayer, rows: slice) -> torch.Tensor:
         """The pruned stream between the layer's attention and its MLP."""
         attention = self._plan.attention[layer.index]
-        return after_attention(layer, self._family, attention, self._tensors, self._entering(layer, rows))
+        return after_attention(layer, self._family, attention, self._own, self._entering(layer, rows))
 
     def _keep(
-        self, layer: LoadedLayer, weights: dict[str, torch.Tensor], part: Part, found: LinearFit | GainFit
+        self, layer: LoadedLayer, weights: dict[str, torch.Tensor], part: Part, found: LinearFit | LowRankFit | GainFit
     ) -> None:
-        for name, weight in weights.items():
-            self._tensors[fitted_name(layer.index, name)] = weight.float().cpu().contiguous()
+        for part_name, weight in weights.items():
+            name = fitted_name(layer.index, part_name)
+            self._own[name] = weight.to(getattr(torch, self._options.dtype)).float().cpu().contiguous()
+            self._tensors.keep(name, self._own[name])
         ridge, unexplained_ratio = found.ridge, found.unexplained_ratio
         self._parts.append(FittedPart(layer=layer.index, part=part, ridge=ridge, unexplained_ratio=unexplained_ratio))
 

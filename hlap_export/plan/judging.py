@@ -15,7 +15,7 @@ import torch
 from hlap_export.checkpoint.decoder import Decoder, LoadedLayer
 from hlap_export.families import Family
 from hlap_export.plan.calibration import Windows
-from hlap_export.plan.layer_halves import Tensors, after_attention, refitted_mlp
+from hlap_export.plan.layer_halves import Tensors, after_attention, refitted_mlp, tensors_of_layer
 from hlap_export.plan.layer_plan import Keep, RefitMlp, SkipMlp
 from hlap_export.plan.pruning_plan import PruningPlan
 from hlap_export.plan.value_only import mlp_half
@@ -35,17 +35,22 @@ def window_losses(
         family: its family.
         plan: what becomes of its layers.
         fitted: the weights of the parts that the plan fits.
-        windows: few enough that their residual streams fit in memory.
+        windows: as many at once go through the layers as the decoder has memory for.
     """
-    batches = list(windows.batches())
-    states = [decoder.at_rest(decoder.embed(windows.inputs[rows])) for rows in batches]
-    for index in range(decoder.num_layers):
-        with decoder.layer(index) as layer:
-            for which, h_NTD in enumerate(states):
-                states[which] = decoder.at_rest(_planned(layer, family, plan, fitted, h_NTD))
-    single = [h_NTD[None] for state in states for h_NTD in state]
-    sums = decoder.head.losses_nats(single, [target_T[None] for target_T in windows.targets])
-    return tuple(loss / windows.targets.shape[1] for loss in sums)
+    losses, batches = list[float](), list(windows.batches())
+    at_once = decoder.batches_at_once(windows.batch, copies=1)
+    for start in range(0, len(batches), at_once):
+        chunk = batches[start : start + at_once]
+        states = [decoder.at_rest(decoder.embed(windows.inputs[rows])) for rows in chunk]
+        for index in range(decoder.num_layers):
+            own = tensors_of_layer(fitted, index)
+            with decoder.layer(index) as layer:
+                for which, h_NTD in enumerate(states):
+                    states[which] = decoder.at_rest(_planned(layer, family, plan, own, h_NTD))
+        single = [h_NTD[None] for state in states for h_NTD in state]
+        targets = [target_T[None] for rows in chunk for target_T in windows.targets[rows]]
+        losses += decoder.head.losses_nats(single, targets)
+    return tuple(loss / windows.targets.shape[1] for loss in losses)
 
 
 def _planned(

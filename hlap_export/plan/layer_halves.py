@@ -21,6 +21,11 @@ from hlap_export.plan.value_only import attention_update, mlp_half
 Tensors = Mapping[str, torch.Tensor]
 
 
+def tensors_of_layer(fitted: Tensors, index: int) -> dict[str, torch.Tensor]:
+    """One layer's fitted tensors, in memory."""
+    return {name: fitted[name] for name in fitted if name.startswith(fitted_name(index, ""))}
+
+
 @dataclass(slots=True)
 class _Seen:
     """What a module was called with, call by call."""

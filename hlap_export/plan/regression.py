@@ -128,13 +128,46 @@ def fit_linear(
         has_bias: whether the map has a bias; without one the targets' mean must be reached by W.
     """
     prior_OI = None if prior_OI is None else prior_OI.double()
-    errors = _held_back_errors(fitted_on, held_back, ridges, prior_OI, has_bias)
-    error, ridge = min(zip(errors, ridges, strict=True))
+    trials = _Trials(fitted_on, held_back, prior_OI, has_bias)
+    error, ridge = min(zip(trials.errors(ridges), ridges, strict=True))
+    del trials
     weight_OI, bias_O = _solve(fitted_on + held_back, ridge, prior_OI, has_bias)
     variance = held_back.about(*held_back.means).yy
     return LinearFit(
         weight=weight_OI, bias=bias_O, ridge=ridge, unexplained_ratio=error / variance if variance else 0.0
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LowRankFit:
+    """A fitted map `U V x + b` of rank R.
+
+    Attributes:
+        output: U, [O, R] float64.
+        value: V, [R, I] float64.
+        bias: b, [O] float64.
+        ridge: relative to the mean of the covariance's diagonal.
+        unexplained_ratio: as of `LinearFit`, of the map of this rank.
+    """
+
+    output: torch.Tensor
+    value: torch.Tensor
+    bias: torch.Tensor
+    ridge: float
+    unexplained_ratio: float
+
+
+def fit_low_rank(fitted_on: Moments, held_back: Moments, ridges: Sequence[float], rank: int) -> LowRankFit:
+    """Reduced-rank regression, its ridge chosen on the tokens held back by what the map of this rank does there."""
+    trials = _Trials(fitted_on, held_back, None, has_bias=True)
+    error, ridge = min((trials.low_rank_error(each, rank), each) for each in ridges)
+    del trials
+    every = fitted_on + held_back
+    weight_OI, _ = _solve(every, ridge, None, has_bias=True)
+    u_OR, v_RI, bias_O = reduce_rank(weight_OI, every, ridge, rank)
+    variance = held_back.about(*held_back.means).yy
+    share = error / variance if variance else 0.0
+    return LowRankFit(output=u_OR, value=v_RI, bias=bias_O, ridge=ridge, unexplained_ratio=share)
 
 
 def _centre(moments: Moments, has_bias: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,23 +176,39 @@ def _centre(moments: Moments, has_bias: bool) -> tuple[torch.Tensor, torch.Tenso
     return (x_I, y_O) if has_bias else (torch.zeros_like(x_I), torch.zeros_like(y_O))
 
 
-def _held_back_errors(
-    fitted_on: Moments, held_back: Moments, ridges: Sequence[float], prior_OI: torch.Tensor | None, has_bias: bool
-) -> list[float]:
-    """Squared error per token held back, for each ridge; one eigendecomposition serves them all."""
-    centre = _centre(fitted_on, has_bias)
-    known, asked = (moments.about(*centre).beyond(prior_OI) for moments in (fitted_on, held_back))
-    values_I, vectors_II = _linalg.eigh(known.xx)
-    # W = A diag(1 / (values + r)) Q^T; its error is yy - 2 tr(W C_xy) + tr(W C_xx W^T), on the other tokens.
-    a_IO = vectors_II.T @ known.xy
-    cross_I = (a_IO * (vectors_II.T @ asked.xy)).sum(1)
-    square_II = (a_IO @ a_IO.T) * (vectors_II.T @ asked.xx @ vectors_II)
-    scale = known.xx.diagonal().mean()
-    errors: list[float] = []
-    for ridge in ridges:
-        inverse_I = 1 / (values_I.clamp(min=0) + ridge * scale)
-        errors.append(asked.yy - 2 * (inverse_I @ cross_I).item() + (inverse_I @ square_II @ inverse_I).item())
-    return errors
+class _Trials:
+    """Errors of maps fitted to some tokens on those held back; one eigendecomposition serves all ridges."""
+
+    def __init__(self, fitted_on: Moments, held_back: Moments, prior_OI: torch.Tensor | None, has_bias: bool) -> None:
+        centre = _centre(fitted_on, has_bias)
+        known, asked = (moments.about(*centre).beyond(prior_OI) for moments in (fitted_on, held_back))
+        values_I, vectors_II = _linalg.eigh(known.xx)
+        self._values_I, self._scale, self._yy = values_I.clamp(min=0), known.xx.diagonal().mean(), asked.yy
+        # W = A^T diag(1 / (values + r)) Q^T with Q the eigenvectors: everything is taken into their coordinates.
+        self._a_IO, self._xy_IO = vectors_II.T @ known.xy, vectors_II.T @ asked.xy
+        self._xx_II = vectors_II.T @ asked.xx @ vectors_II
+
+    def errors(self, ridges: Sequence[float]) -> list[float]:
+        """Squared error per token held back for each ridge: `yy - 2 tr(W C_xy) + tr(W C_xx W^T)`."""
+        cross_I, square_II = (self._a_IO * self._xy_IO).sum(1), (self._a_IO @ self._a_IO.T) * self._xx_II
+        inverses = [self._inverse(ridge) for ridge in ridges]
+        return [self._yy - 2 * (each @ cross_I).item() + (each @ square_II @ each).item() for each in inverses]
+
+    def low_rank_error(self, ridge: float, rank: int) -> float:
+        """The same of the best map of this rank."""
+        w_IO = self._inverse(ridge)[:, None] * self._a_IO
+        u_OR = _leading(self._a_IO.T @ w_IO, rank)  # of W (C_xx + r I) W^T
+        w_IR = w_IO @ u_OR
+        cross, square = (w_IR * (self._xy_IO @ u_OR)).sum().item(), ((self._xx_II @ w_IR) * w_IR).sum().item()
+        return self._yy - 2 * cross + square
+
+    def _inverse(self, ridge: float) -> torch.Tensor:
+        return 1 / (self._values_I + ridge * self._scale)
+
+
+def _leading(symmetric_OO: torch.Tensor, rank: int) -> torch.Tensor:
+    """The eigenvectors of the largest eigenvalues, [O, R]."""
+    return _linalg.eigh(symmetric_OO)[1][:, -rank:].contiguous()
 
 
 def _solve(
@@ -177,22 +226,24 @@ def _regularised(xx_II: torch.Tensor, ridge: float) -> torch.Tensor:
     return xx_II + ridge * xx_II.diagonal().mean() * torch.eye(len(xx_II), dtype=xx_II.dtype, device=xx_II.device)
 
 
-def reduce_rank(fit: LinearFit, moments: Moments, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The best map of this rank in the sense of `fit`'s own ridge regression: reduced-rank regression.
+def reduce_rank(
+    weight_OI: torch.Tensor, moments: Moments, ridge: float, rank: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The best map of this rank in the sense of a ridge regression: reduced-rank regression.
 
     The outputs are projected on the leading eigenvectors U of their covariance `W (C_xx + r I) W^T`.
 
     Args:
-        fit: a ridge fit of all tokens with a bias and no prior.
+        weight_OI: W, the ridge fit of all tokens with a bias and no prior.
         moments: of all tokens.
+        ridge: r, relative to the mean of the covariance's diagonal.
         rank: R.
 
     Returns:
         U [O, R], U^T W [R, I], and the bias [O].
     """
     x_I, y_O = moments.means
-    penalised_II = _regularised(moments.about(x_I, y_O).xx, fit.ridge)
-    _, vectors_OO = _linalg.eigh(fit.weight @ penalised_II @ fit.weight.T)
-    u_OR = vectors_OO[:, -rank:].contiguous()
-    v_RI = u_OR.T @ fit.weight
+    penalised_II = _regularised(moments.about(x_I, y_O).xx, ridge)
+    u_OR = _leading(weight_OI @ penalised_II @ weight_OI.T, rank)
+    v_RI = u_OR.T @ weight_OI
     return u_OR, v_RI, y_O - u_OR @ (v_RI @ x_I)

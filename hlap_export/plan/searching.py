@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from hlap_export.errors import PlanError
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.plan.calibration import Search, Windows
 from hlap_export.plan.costs import cost_of
+from hlap_export.plan.fit_memory import fit_bytes
 from hlap_export.plan.fitted_plan import save_fitted
 from hlap_export.plan.fitting import DEFAULT_OPTIONS, FitOptions
 from hlap_export.plan.harp import ALPHA_GRID, default_num_layers, request_of, search_harp
@@ -24,7 +25,7 @@ from hlap_export.plan.journal import Journal
 from hlap_export.plan.layer_plan import Keep, KeepHeads, RefitAttention, SkipMlp
 from hlap_export.plan.methods import linear_map, method_of
 from hlap_export.plan.methods.harp import Harp
-from hlap_export.plan.options import CalibrationOptions, MethodName, MethodOptions
+from hlap_export.plan.options import FITTING_METHODS, CalibrationOptions, MethodName, MethodOptions
 from hlap_export.plan.pruning_plan import PruningPlan, attention_of_alpha
 from hlap_export.plan.records import SearchRecord, TextWindows
 from hlap_export.plan.states import StateFiles
@@ -81,7 +82,11 @@ def search_plan(
         asked.model,
         split_windows(read_windows(asked, calibration, num_windows)),
         work=work,
-        options=FitOptions(follow_residual=asked.options.follow_residual),
+        options=FitOptions(
+            follow_residual=asked.options.follow_residual,
+            dtype=dtype,
+            memory_bytes=fit_bytes(asked.layout, asked.options.refit) if asked.method in FITTING_METHODS else 0,
+        ),
         max_memory=calibration.max_memory,
         on_progress=on_progress,
     )
@@ -147,10 +152,16 @@ def open_workbench(
     layout, (fitted_on, judged_by) = read_layout(model), windows
     requests = {"fitted on": request_of(model, fitted_on), "judged by": request_of(model, judged_by)}
     search = Search(
-        decoder=open_decoder(model, batch=fitted_on.batch, copies=len(ALPHA_GRID) + 1, max_memory=max_memory),
+        decoder=open_decoder(
+            model,
+            batch=fitted_on.batch,
+            copies=len(ALPHA_GRID) + 1,
+            beside_bytes=options.memory_bytes,
+            max_memory=max_memory,
+        ),
         windows=fitted_on,
         states=StateFiles(work, length=fitted_on.batch.length, hidden_size=layout.hidden_size),
-        journal=Journal(work, {**requests, **asdict(options)}),
+        journal=Journal(work, {**requests, **asdict(replace(options, memory_bytes=0))}),
         steps=Steps(0, ignore_progress),
     )
     # The dense model, each layer alone, and as a rule a few more for each layer that is chosen.
@@ -182,7 +193,7 @@ def _with_alpha(bench: Workbench, plan: PruningPlan, alpha: float) -> float | No
 
 
 def _require_a_place_for_weights(asked: Request) -> None:
-    if asked.method in ("suffix-fit", "choose-fit") and asked.options.weights is None:
+    if asked.method in FITTING_METHODS and asked.options.weights is None:
         raise PlanError(
             where=f"method {asked.method}",
             expected="a file for the fitted weights, beside the plan",

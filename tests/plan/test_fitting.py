@@ -262,3 +262,29 @@ def test_too_few_windows_and_nothing_to_change_are_refused(tmp_path: Path) -> No
         fit_layers(search, layout, plan_of(layout, Keep(), Keep(), Keep(), Linear(form="full", rank=48)))
     with pytest.raises(PlanError, match="changes something"):
         fit_layers(search, layout, plan_of(layout, *[Keep()] * 4))
+
+
+def test_fitted_weights_are_what_the_checkpoint_will_store_and_wait_on_disk(tmp_path: Path) -> None:
+    checkpoint, model = saved(tmp_path, "llama")
+    layout, search = read_layout(checkpoint), opened(checkpoint, windows(), tmp_path / "work")
+    plan = plan_of(layout, Keep(), linear_of("low_rank", layout, 7), RefitAttention(), linear_of("full", layout))
+    options = FitOptions(ridges=(1e-2,), dtype="bfloat16")
+    fitting = fit_layers(search, layout, plan, options)
+    assert all(torch.equal(weight, weight.bfloat16().float()) for weight in fitting.tensors.values())
+    with torch.no_grad(), masked(model, plan, fitting.tensors):
+        assert fitting.perplexity == pytest.approx(_perplexity(model, windows()), rel=RELATIVE_PERPLEXITY_ERROR)
+    assert fitting.tensors["fitted.3.o_proj.weight"] is not fitting.tensors["fitted.3.o_proj.weight"]
+    fit_layers(search, layout, plan_of(layout, Keep(), Keep(), Keep(), linear_of("full", layout)), options)
+    with pytest.raises(FileNotFoundError):  # gone, rather than another plan's
+        fitting.tensors["fitted.3.o_proj.weight"]
+
+
+def test_the_side_file_is_safetensors_own(tmp_path: Path) -> None:
+    from safetensors.torch import save
+
+    checkpoint, _ = saved(tmp_path, "qwen2")
+    layout = read_layout(checkpoint)
+    plan = plan_of(layout, Keep(), linear_of("low_rank", layout, 7), RefitAttention(), Keep(), mlp={3: RefitMlp()})
+    fitting = fit_layers(opened(checkpoint, windows(), tmp_path / "work"), layout, plan, OPTIONS)
+    save_fitted(fitting, plan, tmp_path / "plan.safetensors")
+    assert (tmp_path / "plan.safetensors").read_bytes() == save(dict(fitting.tensors))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hlap_export.plan.gain import GainMoments, fit_gain
-from hlap_export.plan.regression import Moments, fit_linear, reduce_rank
+from hlap_export.plan.regression import Moments, fit_linear, fit_low_rank
 
 NUM_INPUTS, NUM_OUTPUTS = 7, 5
 # Both sides compute in float64, the one from products of the tokens, which squares their condition number.
@@ -81,17 +81,36 @@ def test_the_ridge_is_the_one_that_does_best_on_the_tokens_held_back(has_prior: 
 @pytest.mark.parametrize("rank", [1, 3, NUM_OUTPUTS])
 def test_a_reduced_rank_keeps_the_leading_singular_directions_of_the_predictions(rank: int) -> None:
     ridge = 0.2
-    found = fit_linear(moments(*FITTED), moments(*HELD), [ridge])
-    u, v, bias = reduce_rank(found, moments(*EVERY), rank)
+    found = fit_low_rank(moments(*FITTED), moments(*HELD), [ridge], rank)
+    u, v, bias = found.output, found.value, found.bias
     assert (u.shape, v.shape) == ((NUM_OUTPUTS, rank), (rank, NUM_INPUTS))
-    weight, _ = by_numpy(*EVERY, ridge)
-    inputs = EVERY[0].numpy()
-    centred = inputs - inputs.mean(0)
+    expected, inputs = low_rank_by_numpy(*EVERY, ridge, rank), EVERY[0].numpy()
+    np.testing.assert_allclose((u @ v).numpy(), expected, atol=1e-7)
+    np.testing.assert_allclose(bias.numpy(), EVERY[1].numpy().mean(0) - (u @ v).numpy() @ inputs.mean(0), atol=1e-7)
+
+
+def low_rank_by_numpy(x: torch.Tensor, y: torch.Tensor, ridge: float, rank: int) -> np.ndarray:
+    """The map whose predictions, the ridge's added rows included, are the best of that rank: W [O, I]."""
+    weight, _ = by_numpy(x, y, ridge)
+    centred = x.numpy() - x.numpy().mean(0)
     rows = np.vstack([centred, np.sqrt(ridge * (centred**2).mean() * len(centred)) * np.eye(NUM_INPUTS)])
     left, values, right = np.linalg.svd(rows @ weight.T, full_matrices=False)
-    best = left[:, :rank] * values[:rank] @ right[:rank]
-    np.testing.assert_allclose(rows @ (u @ v).numpy().T, best, atol=1e-7)
-    np.testing.assert_allclose(bias.numpy(), EVERY[1].numpy().mean(0) - (u @ v).numpy() @ inputs.mean(0), atol=1e-7)
+    solution, *_ = np.linalg.lstsq(rows, left[:, :rank] * values[:rank] @ right[:rank])
+    return solution.T
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_the_ridge_of_a_low_rank_map_is_the_one_that_does_best_at_that_rank(rank: int) -> None:
+    ridges = [1e-4, 1e-2, 0.1, 1.0, 10.0]
+    few = tuple(part[:9] for part in FITTED)
+    shares: list[float] = []
+    for ridge in ridges:
+        weight = low_rank_by_numpy(*few, ridge, rank)
+        predicted = few[1].numpy().mean(0) + (HELD[0].numpy() - few[0].numpy().mean(0)) @ weight.T
+        shares.append(float(((predicted - HELD[1].numpy()) ** 2).sum() / ((HELD[1] - HELD[1].mean(0)) ** 2).sum()))
+    found = fit_low_rank(moments(*few), moments(*HELD), ridges, rank)
+    assert found.ridge == ridges[shares.index(min(shares))]
+    assert found.unexplained_ratio == pytest.approx(min(shares), rel=1e-7)
 
 
 def test_each_channels_gain_is_its_own_least_squares() -> None:
