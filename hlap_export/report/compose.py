@@ -162,6 +162,7 @@ def removal_curves(plan: PruningPlan) -> tuple[RemovalCurve, ...]:
                     increase_ratio_low=point.increase_low,
                     increase_ratio_high=point.increase_high,
                     kv_ratio=point.kv_ratio,
+                    weight_ratio=point.weight_ratio,
                     latency_ratio=point.latency_ratio,
                     is_chosen=point.num_removed == curve.chosen,
                 )

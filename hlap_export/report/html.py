@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hlap_export.report import pictures, wording
 from hlap_export.report.builds import build_table
 from hlap_export.report.charts.layer_columns import layer_columns
+from hlap_export.report.removals import removal_table
 from hlap_export.report.sources import sources
 from hlap_export.report.summary import KV_CACHE, Latency, Phase, Summary
 
@@ -34,6 +35,7 @@ def html_report(summary: Summary) -> str:
             layers=layer_columns(summary.layers),
             search=pictures.search_figure(summary),
             removals=pictures.removal_figure(summary),
+            removal_table=removal_table(summary.removals),
             latency=pictures.latency_figures(summary),
             speedup=pictures.speedup_figure(summary) if summary.latency else None,
             builds=build_table(summary.builds),

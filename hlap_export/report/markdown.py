@@ -6,6 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hlap_export.report import wording
 from hlap_export.report.builds import build_table
+from hlap_export.report.removals import removal_table
 from hlap_export.report.sources import sources
 from hlap_export.report.summary import Summary
 
@@ -26,6 +27,7 @@ def markdown_report(summary: Summary) -> str:
         wording=wording,
         sources=sources(summary.origins),
         builds=build_table(summary.builds),
+        removals=removal_table(summary.removals),
     )
 
 

@@ -100,6 +100,7 @@ class Removal(_Result):
     increase_ratio_low: float
     increase_ratio_high: float
     kv_ratio: float
+    weight_ratio: float
     latency_ratio: float
     is_chosen: bool
 

@@ -189,6 +189,7 @@ def full_summary() -> Summary:
                             increase_ratio_low=0.9 * cost * step**2,
                             increase_ratio_high=1.1 * cost * step**2,
                             kv_ratio=1 - step / 12,
+                            weight_ratio=1 - step / 50,
                             latency_ratio=1 - step / 15,
                             is_chosen=method == "choose-fit" and step == 3,
                         )

@@ -26,7 +26,7 @@ def test_the_report_holds_every_number_of_the_summary() -> None:
 
 @pytest.mark.parametrize(
     ("summary", "num_tables"),
-    [(sample_summary(), 7), (full_summary(), 8), (built_summary(), 6)],
+    [(sample_summary(), 7), (full_summary(), 9), (built_summary(), 6)],
     ids=["", "full", "built"],
 )
 def test_every_table_row_has_as_many_cells_as_its_heading(summary: Summary, num_tables: int) -> None:
@@ -59,6 +59,9 @@ def test_agreement_origins_and_longer_contexts_are_in_the_text_too() -> None:
     text = markdown_report(full_summary())
     for row in (
         "| cached decode logits | 128 | 1.1e-08 | 2.5e-12 | 6.1e-12 | 100.0 % | 99.8 % |",
+        "| **attention 9** | **+9.0 %** | **+8.1 % to +9.9 %** | **−25.0 %** | **−6.0 %** | **−20.0 %** "
+        "| **+22.5 %** |",
+        "| attention 8 | +16.0 % | +14.4 % to +17.6 % | −33.3 % | −8.0 % | −26.7 % | +40.0 % |",
         "| decode after 4096 tokens, extrapolated | 2.90 ms | | | 2.10 ms | | | ×1.4 | 1.30 to 1.47 | |",
         "| held-out: evaluation.txt, 48 windows of 256 tokens | 13.60 | **14.11** | +2.0 to +5.5 % | – | – |",
         "| decode after 512 tokens | 763 | 917 | 0.90 ms | 0.70 ms |",
