@@ -4,25 +4,27 @@
 
 Plans are fitted and chosen on calibration windows, and judged on two texts that no plan has seen. The first seed takes
 windows spread evenly over the calibration text and walks every method; further seeds draw other windows of it, and
-walk the methods that fit, and HARP, to n = L/3. With --latency the plans of n = L/3 are pruned, exported, built and
-timed against the dense engine; run that on a machine that does nothing else.
+walk the methods that fit, and HARP, to n = L/3. The text has about twice as many windows as are drawn, so that seeds
+share half of theirs. With --latency every plan of the first seed is pruned, exported, built and timed against the dense
+engine, and at n = L/3 the best method's against HARP's; run that on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from benchmarks.methods.latency import time_plans
-from benchmarks.methods.report import draw, table
+from benchmarks.methods.latency import FLAVOURS, Engines, timed
+from benchmarks.methods.planning import planning_cost
+from benchmarks.methods.report import draw, line, markdown
 from benchmarks.provenance import provenance
 from hlap_export import reference_model
+from hlap_export.bench import BenchOptions
 from hlap_export.checkpoint import read_layout
 from hlap_export.counting import model_at
 from hlap_export.plan.calibration import Windows
@@ -43,11 +45,15 @@ METHODS = (
     "choose-fit",
     "choose-fit by loss",
     "choose-fit by cosine",
+    "choose-fit by unexplained",
     "attention-drop",
     "block-drop",
 )
 METHODS_OF_FURTHER_SEEDS = ("harp", "suffix-fit", "choose-fit")
 NUM_WINDOWS, WINDOW_LENGTH = 64, 256
+# Many points, each for a moment; the two engines that the question is about, for longer.
+GLANCE = BenchOptions(rounds=3, repeats=10, min_seconds_per_point=0.5)
+DUEL = BenchOptions()
 
 
 def windows_of(model: Path, text: Path, num_windows: int, *, seed: int = 0) -> Windows:
@@ -98,58 +104,73 @@ def named(name: str, bench: Workbench) -> Method:
 
 
 def walk(name: str, bench: Workbench, judge: Judge, most: int, *, dtype: str) -> list[dict[str, Any]]:
-    """The points of one method; `seconds` counts what it took to come there, judging left out."""
-    dense, points, seconds = cost_of(bench.layout, dtype), list[dict[str, Any]](), 0.0
+    """The points of one method."""
+    dense, points = cost_of(bench.layout, dtype), list[dict[str, Any]]()
     steps = named(name, bench).walk(bench)
     for num_removed in range(1, most + 1):
-        started = time.perf_counter()
         step = next(steps)
-        perplexity = bench.perplexity(step.plan)
-        seconds += time.perf_counter() - started
         cost = cost_of(planned_layout(bench.layout, step.plan), dtype)
         points.append(
             {
                 "num_removed": num_removed,
                 "removed": step.what,
-                "calibration_perplexity": perplexity,
+                "calibration_perplexity": bench.perplexity(step.plan),
                 "held_out": judge.judge(step.plan),
                 "kv_ratio": cost.kv_values / dense.kv_values,
                 "weight_ratio": cost.weight_bytes / dense.weight_bytes,
                 "prefill_ratio": cost.prefill_products / dense.prefill_products,
                 "decode_ratio": cost.decode_values / dense.decode_values,
-                "seconds": seconds,
                 "plan": step.plan.model_dump(mode="json", include={"attention", "mlp"}),
             }
         )
-        print(f"  {name}: {table([points[-1]], {})}", flush=True)
+        print(line(name, points[-1]), flush=True)
     return points
 
 
-def run_seed(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+def time_points(engines: Engines, bench: Workbench, name: str, points: list[dict[str, Any]], kept: int) -> None:
+    """Put the measured ratios to dense into each point; the engines of the point with `kept` parts removed stay."""
+    for point in points:
+        plan = PruningPlan.model_validate(bench.dense.model_dump() | {"method": name} | point["plan"])
+        place = f"{name} {point['num_removed']}"
+        point["latency"] = timed(engines.made(place, bench, plan)["ort"], engines.dense["ort"], GLANCE)
+        if point["num_removed"] != kept:
+            engines.forget(place)
+
+
+def duels(engines: Engines, curves: dict[str, list[dict[str, Any]]], num_removed: int) -> dict[str, Any]:
+    """The plan of the smallest gap on the first text against HARP's, both with so many parts removed."""
+    text = next(iter(curves["harp"][0]["held_out"]))
+    best = min(curves, key=lambda name: curves[name][num_removed - 1]["held_out"][text]["gap_nats"])
+    rows = {
+        flavour: timed(*(engines.path(f"{name} {num_removed}", flavour) for name in (best, "harp")), DUEL)
+        for flavour in FLAVOURS
+    }
+    return {"candidate": best, "baseline": "harp", "num_removed": num_removed, "latency": rows}
+
+
+def run_seed(arguments: argparse.Namespace, seed: int, work: Path) -> dict[str, Any]:
     """All methods on one choice of calibration windows."""
     model, layout = arguments.model, read_layout(arguments.model)
-    names = METHODS if seed == 0 else METHODS_OF_FURTHER_SEEDS
+    is_first = seed == arguments.seeds[0]
+    names = METHODS if is_first else METHODS_OF_FURTHER_SEEDS
     third = layout.num_layers // 3
-    most = layout.num_layers // 2 if seed == 0 else third
+    most = layout.num_layers // 2 if is_first else third
     calibration = windows_of(model, arguments.text, arguments.windows, seed=seed)
     texts = {path.name: windows_of(model, path, arguments.windows) for path in arguments.held_out}
+    engines = Engines(model, work) if is_first and arguments.latency else None
     curves: dict[str, list[dict[str, Any]]] = {}
-    timed: dict[str, Any] = {}
     for name in names:
-        with TemporaryDirectory() as work:  # one for each, so that none profits from what another has measured
-            started = time.perf_counter()
-            bench = open_workbench(model, (calibration, calibration), work=Path(work))
-            opening_seconds = time.perf_counter() - started
-            judge = Judge(bench, texts)
-            curves[name] = walk(name, bench, judge, most, dtype=model_at(model).dtype)
-            for point in curves[name]:
-                point["seconds"] += opening_seconds
-            if seed == 0 and arguments.latency:
-                plan = PruningPlan.model_validate(
-                    bench.dense.model_dump() | {"method": name} | curves[name][third - 1]["plan"]
-                )
-                timed[name] = time_plans(model, bench, plan, Path(work) / "engines")
-    return {"seed": seed, "curves": curves, "latency": timed, "calibration": calibration.text.model_dump()}
+        with TemporaryDirectory() as searched:  # one for each, so that none profits from what another has measured
+            bench = open_workbench(model, (calibration, calibration), work=Path(searched))
+            curves[name] = walk(name, bench, Judge(bench, texts), most, dtype=model_at(model).dtype)
+            if engines is not None:
+                time_points(engines, bench, name, curves[name], third)
+    found: dict[str, Any] = {"seed": seed, "curves": curves, "calibration": calibration.text.model_dump()}
+    if is_first:
+        found["planning"] = {name: planning_cost(model, name, third) for name in names}
+    if engines is not None:
+        found["duel"] = duels(engines, curves, third)
+    return found
 
 
 def main() -> None:
@@ -159,25 +180,26 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, nargs="+", default=[reference_model.evaluation_text(), SECOND_TEXT])
     parser.add_argument("--windows", type=int, default=NUM_WINDOWS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--latency", action="store_true", help="also build and time engines of n = L/3")
+    parser.add_argument("--latency", action="store_true", help="also build and time the engine of every plan")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     result = provenance("methods") | {
         "model": "reference model" if arguments.model == reference_model.path() else arguments.model.name,
         "num_layers": read_layout(arguments.model).num_layers,
         "torch_threads": torch.get_num_threads(),
+        "windows": arguments.windows,
+        "window_length": WINDOW_LENGTH,
         "seeds": [],
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"{result['date']}_methods.json"
     for seed in arguments.seeds:
-        result["seeds"].append(run_seed(arguments, seed))
+        with TemporaryDirectory() as work:
+            result["seeds"].append(run_seed(arguments, seed, Path(work)))
         path.write_text(json.dumps(result, indent=1) + "\n")
     draw(result, path.with_suffix(".svg"))
-    third = result["num_layers"] // 3
-    for run in result["seeds"]:
-        print(f"seed {run['seed']}")
-        print(table([points[third - 1] for points in run["curves"].values()], run["curves"]))
+    path.with_suffix(".md").write_text(markdown(result))
+    print(markdown(result))
 
 
 if __name__ == "__main__":
