@@ -5,7 +5,7 @@
 Plans are fitted and chosen on calibration windows, and judged on two texts that no plan has seen. The first seed takes
 windows spread evenly over the calibration text and walks every method; further seeds draw other windows of it, and
 walk the methods that fit, and HARP, to n = L/3. The text has about twice as many windows as are drawn, so that seeds
-share half of theirs. With --latency every plan of the first seed is pruned, exported, built and timed against the dense
+share half of theirs. With --latency the plans of the first seed are pruned, exported, built and timed against the dense
 engine, and at n = L/3 the best method's against HARP's; run that on a machine that does nothing else.
 """
 
@@ -132,7 +132,7 @@ def time_points(engines: Engines, bench: Workbench, name: str, points: list[dict
     for point in points:
         plan = PruningPlan.model_validate(bench.dense.model_dump() | {"method": name} | point["plan"])
         place = f"{name} {point['num_removed']}"
-        point["latency"] = timed(engines.made(place, bench, plan)["ort"], engines.dense["ort"], GLANCE)
+        point["latency"] = timed(engines.make(place, bench, plan), engines.dense, GLANCE)
         if point["num_removed"] != kept:
             engines.forget(place)
 
@@ -140,9 +140,10 @@ def time_points(engines: Engines, bench: Workbench, name: str, points: list[dict
 def duels(engines: Engines, curves: dict[str, list[dict[str, Any]]], num_removed: int) -> dict[str, Any]:
     """The plan of the smallest gap on the first text against HARP's, both with so many parts removed."""
     text = next(iter(curves["harp"][0]["held_out"]))
-    best = min(curves, key=lambda name: curves[name][num_removed - 1]["held_out"][text]["gap_nats"])
+    points = {name: curve[num_removed - 1] for name, curve in curves.items() if "latency" in curve[0]}
+    best = min(points, key=lambda name: points[name]["held_out"][text]["gap_nats"])
     rows = {
-        flavour: timed(*(engines.path(f"{name} {num_removed}", flavour) for name in (best, "harp")), DUEL)
+        flavour: timed(*(engines.built(f"{name} {num_removed}", flavour) for name in (best, "harp")), DUEL)
         for flavour in FLAVOURS
     }
     return {"candidate": best, "baseline": "harp", "num_removed": num_removed, "latency": rows}
@@ -163,11 +164,11 @@ def run_seed(arguments: argparse.Namespace, seed: int, work: Path) -> dict[str, 
         with TemporaryDirectory() as searched:  # one for each, so that none profits from what another has measured
             bench = open_workbench(model, (calibration, calibration), work=Path(searched))
             curves[name] = walk(name, bench, Judge(bench, texts), most, dtype=model_at(model).dtype)
-            if engines is not None:
+            if engines is not None and " by " not in name:  # how layers were chosen doesn't change what they cost
                 time_points(engines, bench, name, curves[name], third)
     found: dict[str, Any] = {"seed": seed, "curves": curves, "calibration": calibration.text.model_dump()}
     if is_first:
-        found["planning"] = {name: planning_cost(model, name, third) for name in names}
+        found["planning"] = {name: planning_cost(model, name, third) for name in METHODS_OF_FURTHER_SEEDS}
     if engines is not None:
         found["duel"] = duels(engines, curves, third)
     return found

@@ -28,31 +28,32 @@ class Engines:
 
     def __init__(self, model: Path, folder: Path) -> None:
         self._model, self._folder = model, folder
-        self.dense = {flavour: self._built(model, "dense", flavour) for flavour in FLAVOURS}
+        self.dense = self._built(model, "dense", "ort")
 
-    def made(self, name: str, bench: Workbench, plan: PruningPlan) -> dict[str, Path]:
-        """The engines of a plan, one for each flavour."""
+    def make(self, name: str, bench: Workbench, plan: PruningPlan) -> Path:
+        """The plan's engine of flavour ort."""
         fitted, folder = None, self._folder / name
         folder.mkdir(parents=True)
         if plan.fits:
             fitted = folder / "plan.safetensors"
             plan = save_fitted(bench.fitting(plan), plan, fitted)
         prune(self._model, plan, folder / "checkpoint", fitted=fitted)
-        return {flavour: self._built(folder / "checkpoint", name, flavour) for flavour in FLAVOURS}
+        return self.built(name, "ort")
 
-    def path(self, name: str, flavour: str) -> Path:
-        """Where a plan's engine lies."""
-        return self._folder / name / f"engine-{flavour}"
+    def built(self, name: str, flavour: str) -> Path:
+        """An engine of a plan that has been pruned for another one."""
+        return self._built(self._folder / name / "checkpoint", name, flavour)
 
     def forget(self, name: str) -> None:
         """Remove a plan's engines."""
         shutil.rmtree(self._folder / name)
 
     def _built(self, checkpoint: Path, name: str, flavour: str) -> Path:
-        graph = self._folder / name / f"onnx-{flavour}"
-        export(checkpoint, graph, flavour=flavour)
-        build(graph, self.path(name, flavour))
-        return self.path(name, flavour)
+        graph, engine = (self._folder / name / f"{kind}-{flavour}" for kind in ("onnx", "engine"))
+        if not engine.exists():
+            export(checkpoint, graph, flavour=flavour)
+            build(graph, engine)
+        return engine
 
 
 def timed(candidate: Path, baseline: Path, options: BenchOptions) -> list[dict[str, Any]]:

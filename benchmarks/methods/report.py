@@ -81,7 +81,8 @@ def _curves(curves: dict[str, list[Point]], texts: list[str]) -> list[str]:
             cells = [name, str(point["num_removed"]), point["removed"]]
             cells += [_gap(point["held_out"][text]) for text in texts]
             cells += [f"{point[f'{what}_ratio']:.3f}" for what in ("prefill", "decode", "kv", "weight")]
-            lines.append("| " + " | ".join([*cells, *map(_ratio, point.get("latency", ()))]) + " |")
+            cells += [_ratio(row) for row in point["latency"]] if "latency" in point else [""] * len(timed)
+            lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
