@@ -10,6 +10,7 @@ import pytest
 
 from hlap_export.checkpoint import layout_of
 from hlap_export.errors import PlanError
+from hlap_export.plan.layer_plan import AttentionPlan, Refit, RefitMlp, SkipMlp
 from hlap_export.plan.pruning_plan import (
     Keep,
     KeepHeads,
@@ -103,11 +104,24 @@ def test_kept_heads_must_leave_grouped_query_attention(heads: tuple[int, ...], m
         validate_plan(broken, LAYOUT)
 
 
-def test_refitting_what_stays_leaves_changed_layers_and_those_below_them_alone() -> None:
-    plan = tiny_plan("dense", LAYOUT).model_copy(update={"attention": (Keep(), Skip(), Keep(), ValueOnly(alpha=0.3))})
-    refitted = refit_kept(plan)
-    assert refitted.attention == (Keep(), Skip(), RefitAttention(), ValueOnly(alpha=0.3))
-    assert (refitted.first_changed, refitted.fits, refit_kept(refitted)) == (1, True, refitted)
+@pytest.mark.parametrize(
+    ("refit", "attention", "mlps"),
+    [
+        ("attention", RefitAttention(), ()),
+        ("mlp", Keep(), (1, 2)),
+        ("both", RefitAttention(), (1, 2)),
+        ("none", Keep(), ()),
+    ],
+)
+def test_refitting_what_stays_leaves_changed_parts_and_layers_below_them_alone(
+    refit: Refit, attention: AttentionPlan, mlps: tuple[int, ...]
+) -> None:
+    changed = {"attention": (Keep(), Skip(), Keep(), ValueOnly(alpha=0.3)), "mlp": {3: SkipMlp()}}
+    plan = tiny_plan("dense", LAYOUT).model_copy(update=changed)
+    refitted = refit_kept(plan, refit)
+    assert refitted.attention == (Keep(), Skip(), attention, ValueOnly(alpha=0.3))
+    assert refitted.mlp == {**dict.fromkeys(mlps, RefitMlp()), 3: SkipMlp()}
+    assert (refitted.first_changed, refitted.fits, refit_kept(refitted, refit)) == (1, refit != "none", refitted)
 
 
 def test_a_plan_must_name_every_layer() -> None:
