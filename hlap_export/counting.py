@@ -15,12 +15,13 @@ STORED_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "
 FLAVOURS_WITH_ROTARY_TABLES = ("ort", "trt")
 
 WEIGHT_BYTES = {"int8": 1.0, "int4": 0.5}
+ZERO_POINT_BYTES = {"int8": 1.0, "int4": 0.0}
 DEFAULT_BLOCK_SIZE = 32
 
 
 def quantised_bytes(dtype: str, block_size: int) -> float:
-    """Bytes of a weight with its part of the block's scale (float32) and zero point (as wide as a weight)."""
-    return WEIGHT_BYTES[dtype] + (4 + WEIGHT_BYTES[dtype]) / block_size
+    """Bytes of a weight with its part of the block's scale (float32) and zero point."""
+    return WEIGHT_BYTES[dtype] + (4 + ZERO_POINT_BYTES[dtype]) / block_size
 
 
 QUANTISED_BYTES = {dtype: quantised_bytes(dtype, DEFAULT_BLOCK_SIZE) for dtype in WEIGHT_BYTES}

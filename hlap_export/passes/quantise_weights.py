@@ -14,6 +14,8 @@ from hlap_export.passes.nodes import constant, node_before, register, required
 from hlap_export.weights import StreamedRows, derived, streamed, transposed
 
 MICROSOFT = "com.microsoft"
+BIAS = 5
+"""The input of `MatMulNBits` that is added to the product."""
 
 INT8_ARITHMETIC = 4
 """`accuracy_level`: activations are rounded to 8 bits, block by block, and multiplied as integers.
@@ -26,14 +28,14 @@ nothing that can be seen to that of 4-bit ones.
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A matrix [N, K] as packed weights [N, G, b], scales [N, G] and zero points, all initializers."""
+    """A matrix [N, K] as packed weights [N, G, b], scales [N, G] and perhaps zero points, all initializers."""
 
     format: Blockwise
     rows: int
     columns: int
     packed: ir.Value
     scales: ir.Value
-    zero_points: ir.Value
+    zero_points: ir.Value | None = None
 
 
 class QuantiseWeights(ir.passes.InPlacePass):
@@ -83,7 +85,7 @@ def quantisation(model: ir.Model) -> dict[str, Any]:
             scales = required(node, 2).name or ""
             bits[scales.removesuffix(SCALES)] = node.attributes["bits"].as_int()
     return {
-        "rounding": "to nearest, blocks with a scale and a zero point, by ONNX Runtime's kernels",
+        "rounding": "to nearest, blocks with a scale, in 8 bits also a zero point, by ONNX Runtime's kernels",
         "accuracy_level": INT8_ARITHMETIC,
         "bits": bits,
     }
@@ -144,15 +146,20 @@ def _multiply(product: ir.Node, weight: _Stored) -> None:
         "block_size": weight.format.block_size,
         "accuracy_level": INT8_ARITHMETIC,
     }
-    inputs = [product.inputs[0], weight.packed, weight.scales, weight.zero_points]
+    inputs = [product.inputs[0], weight.packed, weight.scales, *_zero_points(weight)]
     addition, bias = _bias(product, weight.rows)
     if addition is not None:
         graph = product.graph
         assert graph is not None
         ir.convenience.replace_all_uses_with(addition.outputs[0], product.outputs[0])
         graph.remove(addition, safe=True)
-        inputs += [None, bias]
+        inputs += [None] * (BIAS - len(inputs)) + [bias]
     _replace(product, "MatMulNBits", inputs, attributes)
+
+
+def _zero_points(stored: _Stored) -> list[ir.Value | None]:
+    """The last inputs of an operator that reads the matrix."""
+    return [] if stored.zero_points is None else [stored.zero_points]
 
 
 def _bias(product: ir.Node, width: int) -> tuple[ir.Node, ir.Value] | tuple[None, None]:
@@ -180,7 +187,7 @@ def _look_up(gather: ir.Node, table: _Stored) -> None:
         "gather_axis": 0,
         "quantize_axis": 1,
     }
-    inputs = [packed, gather.inputs[1], table.scales, table.zero_points]
+    inputs = [packed, gather.inputs[1], table.scales, *_zero_points(table)]
     _replace(gather, "GatherBlockQuantized", inputs, attributes)
 
 

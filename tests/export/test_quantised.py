@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from hlap_export.artifacts import Manifest
 from hlap_export.export import MODEL_FILE, export
 from tests.export.exports import tiny_checkpoint
-from tests.passes.dequantised import dequantised
+from tests.passes.dequantised import PARTS, dequantised
 
 # Half a step of 1/15 and 1/255 of a block's range, which is some 3.5 standard deviations in blocks of 16; a wrong
 # scale, zero point, order or transpose is an error of 1 and more.
@@ -38,8 +38,7 @@ class QuantisedExport:
 
     def stored(self, name: str) -> np.ndarray:
         parts: list[Any] = [
-            self.graph.initializers[f"{name}.{part}"].const_value.numpy()
-            for part in (f"int{self.bits[name]}", "scales", "zero_points")
+            self.graph.initializers[f"{name}.{part}"].const_value.numpy() for part in PARTS[self.bits[name]]
         ]
         return dequantised(*parts, bits=self.bits[name], columns=self.original(name).shape[1])
 

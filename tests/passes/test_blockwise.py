@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hlap_export.passes.blockwise import Blockwise
-from tests.passes.dequantised import dequantised
+from tests.passes.dequantised import PARTS, dequantised
 
 FORMATS = [(bits, block_size) for bits in (4, 8) for block_size in (16, 32, 128)]
 
@@ -28,8 +28,9 @@ def test_no_weight_is_off_by_more_than_a_step_of_its_own_block_nor_by_half_a_ste
     for start in range(0, columns, block_size):
         block, error = w[:, start : start + block_size], np.abs(w - restored)[:, start : start + block_size]
         low, high = np.minimum(block.min(axis=1), 0), np.maximum(block.max(axis=1), 0)
-        step = (high - low) / (2**bits - 1)
-        # The zero point is rounded to a step as well: at the end of the range, half a step more.
+        # Without a zero point the range is equally long on both sides, and a number at its end is off by up to a step.
+        # A zero point is rounded to a step as well: at the end of the range, half a step more.
+        step = 2 * np.maximum(high, -low) / 2**bits if bits == 4 else (high - low) / (2**bits - 1)
         assert (error.max(axis=1) <= 1.001 * step).all()
         assert (np.sqrt((error**2).mean(axis=1)) <= 0.51 * step).all()
 
@@ -50,8 +51,10 @@ def test_rows_are_quantised_the_same_alone_and_together(bits: int) -> None:
         assert (whole == np.concatenate(half)).all()
 
 
-def test_rows_come_in_the_shapes_that_the_parts_promise() -> None:
-    blockwise = Blockwise(bits=4, block_size=16)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_come_in_the_shapes_that_the_parts_promise(bits: int) -> None:
+    blockwise = Blockwise(bits=bits, block_size=16)
     parts, arrays = blockwise.parts("w", 5, 80), blockwise.quantise(weights(5, 80))
-    assert [part.name for part in parts] == ["w.int4", "w.scales", "w.zero_points"]
-    assert [part.shape for part in parts] == [array.shape for array in arrays] == [(5, 5, 8), (5, 5), (5, 3)]
+    assert [part.name for part in parts] == [f"w.{part}" for part in PARTS[bits]]
+    assert [part.shape for part in parts] == [array.shape for array in arrays]
+    assert [part.shape for part in parts] == [(5, 5, 2 * bits), (5, 5), (5, 5)][: len(parts)]

@@ -11,7 +11,7 @@ from hlap_export.export.precision import BLOCK_SIZES
 from hlap_export.passes.blockwise import Blockwise
 from hlap_export.passes.quantise_weights import QuantiseWeights
 from hlap_export.weights import StreamedRows, transposed
-from tests.passes.dequantised import dequantised
+from tests.passes.dequantised import PARTS, dequantised
 
 RANDOM = np.random.default_rng(0)
 V, D = 12, 64
@@ -73,10 +73,8 @@ def run(model: ir.Model, **feeds: np.ndarray) -> list[np.ndarray]:
 
 def meaning(model: ir.Model, name: str, bits: int, columns: int = D) -> np.ndarray:
     """The matrix [rows, columns] that the stored parts of `name` stand for."""
-    stored = [
-        model.graph.initializers[f"{name}.{part}"].const_value for part in (f"int{bits}", "scales", "zero_points")
-    ]
-    return dequantised(*(tensor.numpy() for tensor in stored), bits=bits, columns=columns)
+    stored = [model.graph.initializers[f"{name}.{part}"].const_value.numpy() for part in PARTS[bits]]
+    return dequantised(*stored, bits=bits, columns=columns)
 
 
 def exact_activations(*shape: int, block_size: int) -> np.ndarray:
@@ -150,7 +148,7 @@ def test_a_tied_embedding_reads_the_matrix_of_the_head(bits: int, block_size: in
     columns = num_blocks * block_size
     w_VD = RANDOM.standard_normal((V, columns)).astype(np.float32)
     model = quantised(with_weights(TIED.replace(" 64]", f" {columns}]"), w=w_VD), bits, block_size)
-    assert sorted(model.graph.initializers) == ["ints.12_m1", f"w.int{bits}", "w.scales", "w.zero_points"]
+    assert sorted(model.graph.initializers) == ["ints.12_m1", *(f"w.{part}" for part in PARTS[bits])]
     h = exact_activations(2, 3, columns, block_size=block_size)
     y, x = run(model, input_ids=IDS, h=h)
     expected = h @ meaning(model, "w", bits, columns).T
@@ -205,8 +203,7 @@ def test_nothing_is_computed_before_it_is_written_and_then_a_few_rows_at_a_time(
 
 
 def quantised_at_once() -> bytes:
-    packed, _, _ = Blockwise(bits=4, block_size=16).quantise(W_VD)
-    return packed.tobytes()
+    return Blockwise(bits=4, block_size=16).quantise(W_VD)[0].tobytes()
 
 
 def test_a_graph_without_weights_is_not_modified() -> None:
