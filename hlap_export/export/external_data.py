@@ -16,7 +16,6 @@ data file that lies outside the folder or is a symbolic or hard link, so that th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +26,7 @@ import onnx_ir as ir
 from hlap_export.digests import FileRecord, HashingWriter
 from hlap_export.on_progress import OnProgress
 from hlap_export.weights import StreamedTensor, streamed
+from hlap_export.weights.ahead import one_ahead
 from hlap_export.weights.streamed import bytes_of
 
 ALIGNMENT_BYTES = 4096
@@ -65,7 +65,7 @@ def write_model(model: ir.Model, path: Path, data: Path, on_progress: OnProgress
     """
     placed = _placed(model.graph)
     with HashingWriter(data) as file:
-        for entry, block in _one_ahead(_blocks(placed)):
+        for entry, block in one_ahead(_blocks(placed)):
             if file.size_bytes < entry.offset:
                 file.write(bytes(entry.offset - file.size_bytes))
             content = bytes_of(block)
@@ -101,17 +101,6 @@ def _blocks(placed: Sequence[_Placed]) -> Iterator[tuple[_Placed, np.ndarray]]:
             size += block.nbytes
             yield entry, block
         assert size == entry.tensor.nbytes, f"{entry.value.name}: {size} bytes instead of {entry.tensor.nbytes}"
-
-
-def _one_ahead(
-    blocks: Iterator[tuple[_Placed, np.ndarray]],
-) -> Iterator[tuple[_Placed, np.ndarray]]:
-    """The same blocks; while the caller has one, the next is being made on a thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="weights") as thread:
-        coming = thread.submit(next, blocks, None)
-        while (made := coming.result()) is not None:
-            coming = thread.submit(next, blocks, None)
-            yield made
 
 
 def _reference(entry: _Placed, location: str) -> ir.ExternalTensor:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from hlap_export.weights.ahead import one_ahead
 from hlap_export.weights.streamed import StreamedRows, streamed
 
 STRIP_BYTES = 128 * 2**20
@@ -56,8 +57,10 @@ class Transposed(StreamedRows):
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         strip = np.empty((stop - start, self.source.num_rows), self.dtype.numpy())
-        for first, last in self.source.row_ranges():
-            _turn(self.source.rows(first, last)[:, start:stop], strip[:, first:last])
+        ranges = list(self.source.row_ranges())
+        blocks = one_ahead(self.source.rows(*each) for each in ranges)
+        for (first, last), block in zip(ranges, blocks, strict=True):
+            _turn(block[:, start:stop], strip[:, first:last])
         return strip
 
 
