@@ -2,12 +2,14 @@
 
 The attention operator counts a row's tokens from the front of its buffer, so padding never gets there: each row keeps
 its real tokens alone, and the mask that the graph sees is ones on the left. A step of one token for every row runs as
-one batch, whatever the rows' lengths. Longer steps of rows that have a past, or padding, run row by row, which on a
-CPU costs nothing: a prompt fills it anyway.
+one batch, whatever the rows' lengths; what surrounds it in Python, run when the caches hold the model, is kept short.
+Longer steps of rows that have a past, or padding, run row by row, which on a CPU costs nothing: a prompt fills it
+anyway.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 from typing import Any, cast
@@ -39,6 +41,7 @@ class InPlaceSession(LoadedDecoder):
 
     def __init__(self, session: Any, *, provider: str, threads: int) -> None:
         super().__init__(session, provider=provider, threads=threads)
+        self._value = importlib.import_module("onnxruntime").OrtValue.ortvalue_from_numpy
         self._device = "cuda" if provider.startswith("CUDA") else "cpu"
         self._chunk = CPU_CHUNK if self._device == "cpu" else sys.maxsize
 
@@ -79,7 +82,7 @@ class InPlaceSession(LoadedDecoder):
         store.reserve(past.length + new)
         # Only the mask's new columns are read: a step's cost may not grow with the context.
         new_real, lengths = store.append(past.length, attention_mask[:, past.length :] != 0)
-        if new == 1 and bool(new_real.all()):
+        if new == 1 and (new_real[0] if batch == 1 else new_real.all()):
             logits = self._step(store, input_ids, lengths)
             return logits, KVCache(batch=batch, length=past.length + 1, buffers=(store,))
         together = bool((new_real == new).all()) and (batch == 1 or bool((lengths == new).all()))
@@ -118,7 +121,7 @@ class InPlaceSession(LoadedDecoder):
         step = store.step()
         np.copyto(step.ids, input_ids)
         mask = store.mask(lengths)
-        step.binding.bind_input("attention_mask", "cpu", 0, np.int64, mask.shape, mask.ctypes.data)
+        step.binding.bind_ortvalue_input("attention_mask", self._value(mask))  # twice as fast as by address
         self._compute(step.binding, lengths)
         return step.logits.copy()
 
@@ -208,7 +211,8 @@ class _Store:
         stop = start + is_real.shape[1]
         self.is_real[:, start:stop] = is_real
         before = self.counts[:, start]
-        self.counts[:, start + 1 : stop + 1] = before[:, None] + np.cumsum(is_real, axis=1)
+        running = is_real if stop == start + 1 else np.cumsum(is_real, axis=1)
+        self.counts[:, start + 1 : stop + 1] = before[:, None] + running
         lengths = self.counts[:, stop]
         return lengths - before, lengths
 
@@ -221,8 +225,9 @@ class _Store:
 
     def mask(self, lengths: Ints) -> Ints:
         """Ones for the first `lengths` [B] tokens of each row, as wide as the longest; the next call overwrites it."""
-        batch, width = len(lengths), int(lengths.max())
-        if int(lengths.min()) == width:
+        batch = len(lengths)
+        width = int(lengths[0]) if batch == 1 else int(lengths.max())
+        if batch == 1 or int(lengths.min()) == width:
             return self._ones[: batch * width].reshape(batch, width)
         mask = self._mask[: batch * width].reshape(batch, width)
         mask.fill(1)
