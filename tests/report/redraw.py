@@ -23,7 +23,7 @@ RESULTS = ROOT / "benchmarks/results"
 STORED = re.compile(r"benchmarks/results/\S+_demo\.json")
 BLOCK = re.compile(r"(?<=<!-- demo -->\n```\n).*?(?=```\n<!-- /demo -->)", re.DOTALL)
 PICTURES = {"light": RESULTS / "report_light.png", "dark": RESULTS / "report_dark.png"}
-PICTURE_SIZE = (960, 1610)
+PICTURE_SIZE = (960, 1640)
 
 
 def on_screen(summary: Summary) -> str:
