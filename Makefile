@@ -27,7 +27,7 @@ demo-rtx: $(STAMP)  ## The same with TensorRT-RTX's compiler, which needs no GPU
 	@$(BIN)/hlap-export run --engine tensorrt-rtx --out demo-rtx --resume
 
 test: $(STAMP)  ## Run the tests, a process on each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 test-gpu: $(STAMP)  ## What needs an NVIDIA GPU, as one file in benchmarks/results/; for TensorRT first: .venv/bin/pip install '.[trt]'
 	@mkdir -p build
