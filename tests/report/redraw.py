@@ -10,6 +10,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 
 from hlap_export.report.html import html_report
@@ -48,6 +49,7 @@ def main(run: Path) -> None:
         page.write_text(html_report(summary), encoding="utf-8")
         for scheme, picture in PICTURES.items():
             take_picture(page, picture, size=PICTURE_SIZE, dark=scheme == "dark")
+            Image.open(picture).convert("RGB").quantize(256).save(picture, optimize=True)  # few colours, half the size
 
 
 if __name__ == "__main__":
