@@ -15,7 +15,8 @@ class NameNodes(ir.passes.InPlacePass):
     """Name nodes and their values by module, `model.layers.0.self_attn.q_proj/MatMul`, numbered where several.
 
     The wrapper module that was traced is left out of the path. Graph inputs and outputs keep their names, and so do
-    initializers that have one from the checkpoint; anonymous ones (`val_12`) are named by content or by reader.
+    initializers that have one from the checkpoint; anonymous ones (`val_12`) are named by content or by reader. An
+    output that a node leaves out, whose name is empty, stays without one.
     """
 
     def __init__(self, wrapper: str) -> None:
@@ -30,7 +31,7 @@ class NameNodes(ir.passes.InPlacePass):
             node.name = base if not seen[base] else f"{base}_{seen[base]}"
             seen[base] += 1
             for index, value in enumerate(node.outputs):
-                if value not in outputs:
+                if value not in outputs and value.name != "":  # a named output is computed, read or not
                     value.name = node.name if index == 0 else f"{node.name}:{index}"
         return ir.passes.PassResult(model, True)
 

@@ -43,9 +43,11 @@ def _fuse(graph: ir.Graph, node: ir.Node) -> bool:
     # Where the sum was: it may be read before the norm.
     graph.insert_before(addition, fused)
     normed, mean, deviation, skipped = fused.outputs
-    mean.name = deviation.name = ""  # outputs that are left out
     for old, new in ((node.outputs[0], normed), (total, skipped)):
         new.shape, new.type = old.shape, old.type
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    for value in (mean, deviation, skipped):
+        if not value.uses():
+            value.name = ""  # left out: named, it would be computed
     graph.remove([addition, node], safe=True)
     return True

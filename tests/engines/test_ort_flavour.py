@@ -69,6 +69,25 @@ def test_a_cache_that_grows_gives_what_one_of_the_right_size_gives(tiny_engines:
     np.testing.assert_array_equal(grown, exact)
 
 
+@pytest.mark.parametrize("keeps", ["all of them", "a part of each", "the last two", "none"])
+def test_logits_that_the_caller_still_holds_are_not_written_over(keeps: str, tiny_engines: TinyEngines) -> None:
+    ids, positions = IDS.numpy()[:1], POSITIONS.numpy()[:1]
+    mask = np.ones_like(ids)
+    with open_session(tiny_engines.get("llama", "suffix", flavour="ort").folder, threads=1) as session:
+        whole, _ = session.run(ids, mask, np.arange(NUM_TOKENS)[None], session.empty_cache(1))
+        cache, held = session.empty_cache(1, capacity=NUM_TOKENS), dict[int, Any]()
+        for at in range(NUM_TOKENS):
+            logits, cache = session.run(ids[:, at : at + 1], mask[:, : at + 1], positions[:, at : at + 1], cache)
+            assert relative_error(logits, whole[:, at : at + 1], np.ones((1, 1), bool)) <= RELATIVE_LOGIT_ERROR
+            held[at] = logits[0, 0, 3:] if keeps == "a part of each" else logits[0, 0]
+            if keeps in ("the last two", "none"):
+                held.pop(at - (2 if keeps == "the last two" else 0), None)
+            del logits
+    for at, kept in held.items():
+        expected = whole[0, at, -len(kept) :]
+        assert np.abs(kept - expected).max() <= RELATIVE_LOGIT_ERROR * np.abs(expected).max()
+
+
 def test_the_cache_reads_as_the_portable_engines_does_where_tokens_are(tiny_engines: TinyEngines) -> None:
     ids, mask, positions = (tensor.numpy() for tensor in (IDS, MASK, POSITIONS))
     caches = []

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from hlap_export.passes.name_nodes import NameNodes
 from hlap_export.passes.skip_norms import SkipNorms
 from tests.passes.running import operators, random, run
 
@@ -40,6 +41,19 @@ def test_the_norm_and_the_sum_are_what_they_were() -> None:
     expected = gain * stream / np.sqrt((stream**2).mean(-1, keepdims=True) + 0.1)
     np.testing.assert_allclose(normed, expected, atol=1e-5)
     np.testing.assert_allclose(following, stream + c, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [(STREAM, [1, 2]), (STREAM.replace("Add (stream, c)", "Identity (c)"), [1, 2, 3])],
+    ids=["the sum is read", "the sum isn't read"],
+)
+def test_what_nothing_reads_is_left_out_also_once_nodes_are_named(text: str, left_out: list[int]) -> None:
+    model = typed(text)
+    SkipNorms()(model)
+    NameNodes(wrapper="")(model)
+    fused = next(node for node in ir.to_proto(model).graph.node if node.op_type.startswith("Skip"))
+    assert [index for index, name in enumerate(fused.output) if not name] == left_out
 
 
 @pytest.mark.parametrize(
