@@ -4,7 +4,11 @@
 
 Everything runs in one process, in turn, with the same number of threads: our dense engine; ours with the top quarter of
 its layers reduced to values; the graph of onnxruntime-genai's builder (`pip install onnxruntime-genai`), of the same
-precision; in float32 also the graph of optimum-onnx and the model in PyTorch. optimum-onnx needs an older transformers,
+precision; in float32 also the graph of optimum-onnx and the model in PyTorch. All are loaded anew several times: of ten
+sessions of any graph, one or two compute attention a fifth slower than the others for as long as they live (measured
+with two threads; never with one).
+
+optimum-onnx needs an older transformers,
 so an environment of its own (`pip install optimum-onnx onnxruntime`) writes its graph, and this process runs it. All
 models take about an hour and a half on two cores, and 16 GiB; `--model llama-30m` a quarter of an hour.
 """
@@ -16,12 +20,14 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.ort.artefacts import (
     PRECISIONS,
@@ -39,13 +45,14 @@ from benchmarks.ort.rounds import pair, time_rounds
 from benchmarks.provenance import provenance
 from hlap_export.artifacts import write_text_whole
 from hlap_export.bench.latency import Protocol
+from hlap_export.bench.statistics import Seconds
 from hlap_export.bench.work import Point
 from hlap_export.checkpoint import ModelLayout, read_layout
 from hlap_export.engines import open_session, usable_cores
 
 # A graph that keeps the whole matrix of attention scores would need a multiple of this.
 MAX_SCORES_BYTES = 3 * 2**30
-WARMEST_ROUNDS = 20
+LOADS, FEWEST_LOADS, WARMEST_ROUNDS = 5, 2, 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,88 +63,99 @@ class Options:
     threads: int
     prompts: tuple[int, ...]
     contexts: tuple[int, ...]
+    loads: int
+    max_seconds: float
     protocol: Protocol
     optimum_python: Path | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Field:
-    """The contenders of one model in one precision."""
+class Artefacts:
+    """What the contenders of one model in one precision are loaded from: engines of ours, graphs of others."""
 
-    model: str
+    checkpoint: Path
     dtype: str
-    dense: ModelLayout
-    pruned: ModelLayout
-    contenders: dict[str, Contender]
+    engines: dict[str, Path]
+    graphs: dict[str, Path]
     absent: dict[str, str]
 
 
 def measure(model: str, dtype: str, work: Path, options: Options) -> Iterator[PointResult]:
-    """Time every point of one model in one precision."""
-    checkpoint = checkpoint_of(model, work)
-    folder = work / f"{model}-made"
-    with ExitStack() as open_engines:
-        field = _field(model, checkpoint, dtype, folder, options, open_engines)
-        for point in points_of(field.dense, options.prompts, options.contexts):
-            yield _measure_point(field, point, options.protocol)
+    """Time every point of one model in one precision, in every load."""
+    made = _made(checkpoint_of(model, work), dtype, work / f"{model}-made", options)
+    dense, pruned = read_layout(made.checkpoint), read_layout(made.engines["pruned"])
+    points = points_of(dense, options.prompts, options.contexts)
+    left_out = {point: made.absent | _too_large(made, dense, point) for point in points}
+    seconds: dict[Point, list[Mapping[str, Seconds]]] = {point: [] for point in points}
+    for number in range(options.loads):
+        with ExitStack() as open_engines:
+            contenders = _loaded(made, dense, options.threads, open_engines)
+            for point in points:
+                if number >= FEWEST_LOADS and sum(map(_spent, seconds[point])) > options.max_seconds:
+                    continue
+                steps = {
+                    name: contender.step(point.phase, point.num_tokens)
+                    for name, contender in contenders.items()
+                    if name not in left_out[point] and (point.phase == "prefill" or name != "dense, all logits")
+                }
+                seconds[point].append(time_rounds(steps, options.protocol))
+        print(f"{model} {dtype}: load {number + 1} of {options.loads}", file=sys.stderr, flush=True)
+    for point, loads in seconds.items():
+        timed = loads[0].keys()
+        yield PointResult(
+            model=model,
+            dtype=dtype,
+            point=point,
+            milliseconds={
+                name: float(np.median(np.concatenate([load[name] for load in loads]))) * 1e3 for name in timed
+            },
+            ratios=tuple(Ratio.of(*names, pair(loads, *names), seed=SEED) for names in RATIOS if timed >= set(names)),
+            limit=limit(pruned, dense, point.phase, point.num_tokens, dtype=dtype),
+            left_out=left_out[point],
+        )
 
 
-def _field(model: str, checkpoint: Path, dtype: str, folder: Path, options: Options, open_engines: ExitStack) -> Field:
-    layout = read_layout(checkpoint)
-    contenders: dict[str, Contender] = {}
-    absent: dict[str, str] = {}
+def _spent(load: Mapping[str, Seconds]) -> float:
+    return float(sum(taken.sum() for taken in load.values()))
+
+
+def _made(checkpoint: Path, dtype: str, folder: Path, options: Options) -> Artefacts:
     engines = {
         name: our_engine(checkpoint, plan, folder, flavour=options.flavour, dtype=dtype)
         for name, plan in (("dense", None), ("pruned", top_quarter_plan(checkpoint)))
     }
-    for name, engine in engines.items():
-        session = open_engines.enter_context(open_session(engine, threads=options.threads))
+    graphs: dict[str, Path] = {}
+    absent: dict[str, str] = {}
+    exporters = {"builder": lambda: builder_graph(checkpoint, folder, dtype=dtype)}
+    if dtype == "float32":
+        exporters["optimum"] = lambda: optimum_graph(checkpoint, folder, python=options.optimum_python)
+    for name, exported in exporters.items():
+        try:
+            graphs[name] = exported()
+        except ExporterError as error:
+            absent[name] = str(error)
+    return Artefacts(checkpoint=checkpoint, dtype=dtype, engines=engines, graphs=graphs, absent=absent)
+
+
+def _loaded(made: Artefacts, dense: ModelLayout, threads: int, open_engines: ExitStack) -> dict[str, Contender]:
+    contenders: dict[str, Contender] = {}
+    for name, engine in made.engines.items():
+        session = open_engines.enter_context(open_session(engine, threads=threads))
         contenders[name] = OurEngine(session)
         if name == "dense":
             contenders["dense, all logits"] = OurEngine(session, all_logits=True)
-    try:
-        graph = builder_graph(checkpoint, folder, dtype=dtype)
-        contenders["builder"] = ForeignGraph(graph, layout, threads=options.threads)
-    except ExporterError as error:
-        absent["builder"] = str(error)
-    if dtype == "float32":
-        try:
-            graph = optimum_graph(checkpoint, folder, python=options.optimum_python)
-            contenders["optimum"] = ForeignGraph(graph, layout, threads=options.threads)
-        except ExporterError as error:
-            absent["optimum"] = str(error)
-        contenders["torch"] = TorchModel(checkpoint, layout, threads=options.threads)
-    return Field(
-        model=model,
-        dtype=dtype,
-        dense=layout,
-        pruned=read_layout(engines["pruned"]),
-        contenders=contenders,
-        absent=absent,
-    )
+    for name, graph in made.graphs.items():
+        contenders[name] = ForeignGraph(graph, dense, threads=threads)
+    if made.dtype == "float32":
+        contenders["torch"] = TorchModel(made.checkpoint, dense, threads=threads)
+    return contenders
 
 
-def _measure_point(field: Field, point: Point, protocol: Protocol) -> PointResult:
-    left_out = dict(field.absent)
-    scores_bytes = 4 * field.dense.num_heads * point.num_tokens**2
-    if "optimum" in field.contenders and point.phase == "prefill" and scores_bytes > MAX_SCORES_BYTES:
-        left_out["optimum"] = f"it holds all attention scores, {scores_bytes / 2**30:.0f} GiB for one copy of a layer's"
-    steps = {
-        name: contender.step(point.phase, point.num_tokens)
-        for name, contender in field.contenders.items()
-        if name not in left_out and (point.phase == "prefill" or name != "dense, all logits")
-    }
-    seconds = time_rounds(steps, protocol)
-    ratios = [Ratio.of(*names, pair(seconds, *names), seed=SEED) for names in RATIOS if set(names) <= set(seconds)]
-    return PointResult(
-        model=field.model,
-        dtype=field.dtype,
-        point=point,
-        milliseconds={name: float(sorted(taken)[len(taken) // 2]) * 1e3 for name, taken in seconds.items()},
-        ratios=tuple(ratios),
-        limit=limit(field.pruned, field.dense, point.phase, point.num_tokens, dtype=field.dtype),
-        left_out=left_out,
-    )
+def _too_large(made: Artefacts, dense: ModelLayout, point: Point) -> dict[str, str]:
+    scores_bytes = 4 * dense.num_heads * point.num_tokens**2
+    if "optimum" not in made.graphs or point.phase == "decode" or scores_bytes <= MAX_SCORES_BYTES:
+        return {}
+    return {"optimum": f"it holds all attention scores, {scores_bytes / 2**30:.0f} GiB for one copy of a layer's"}
 
 
 def _facts(options: Options) -> dict[str, Any]:
@@ -185,7 +203,10 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--prefill", type=int, nargs="*", default=PREFILL_LENGTHS)
     parser.add_argument("--decode", type=int, nargs="*", default=CONTEXT_LENGTHS)
     parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--seconds", type=float, default=120.0, help="for a point, unless three rounds take longer")
+    parser.add_argument("--loads", type=int, default=LOADS, help="how often all are loaded anew and timed")
+    parser.add_argument(
+        "--seconds", type=float, default=25.0, help="for a point in a load, unless its rounds take longer"
+    )
     parser.add_argument("--optimum-python", type=Path, help="python of an environment with optimum-onnx")
     parser.add_argument("--work", type=Path, help="keeps models and the other exporters' graphs for the next run")
     parser.add_argument("--out", type=Path, required=True)
@@ -201,9 +222,11 @@ def main() -> None:
         contexts=tuple(arguments.decode),
         protocol=Protocol(
             repeats=WARMEST_ROUNDS,
-            min_seconds=min(5.0, arguments.seconds),
-            max_seconds=arguments.seconds,
+            min_seconds=min(1.0, arguments.seconds),
+            max_seconds=arguments.seconds / arguments.loads,
         ),
+        loads=arguments.loads,
+        max_seconds=arguments.seconds,
         optimum_python=arguments.optimum_python,
     )
     facts = _facts(options)

@@ -112,7 +112,8 @@ def markdown(facts: dict[str, Any], results: Sequence[PointResult]) -> str:
         f"{machine['cpu']}, {facts['threads']} threads, {machine['memory_bytes'] / 2**30:.0f} GiB; commit "
         f"{facts['commit']}, flavour {facts['flavour']}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + ". Batch 1; medians of rounds in one process, in turn; ratios below 1 mean that the first is faster.",
+        + ". Batch 1; medians of rounds in one process, in turn, all loaded anew several times; ratios below 1 mean "
+        "that the first is faster.",
         "",
         "| ratio | median | worst | points |",
         "|---|---|---|---|",

@@ -7,14 +7,14 @@ the others have taken its place in the CPU's caches. Steps of seconds go without
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from hlap_export.bench.latency import MIN_WARM_UPS, Clock, Protocol, Step, warm_up
 from hlap_export.bench.statistics import Samples, Seconds
 
-MIN_ROUNDS, MAX_ROUNDS = 3, 500
+MIN_ROUNDS, MAX_ROUNDS = 2, 500
 
 
 def time_rounds(steps: Mapping[str, Step], protocol: Protocol) -> dict[str, Seconds]:
@@ -47,10 +47,10 @@ def time_rounds(steps: Mapping[str, Step], protocol: Protocol) -> dict[str, Seco
     return {name: np.array(seconds) for name, seconds in taken.items()}
 
 
-def pair(seconds: Mapping[str, Seconds], candidate: str, baseline: str) -> Samples:
-    """Two contenders' durations, for the statistics of a ratio."""
-    ours, theirs = seconds[candidate], seconds[baseline]
-    return Samples(candidate=ours, baseline=theirs, round_sizes=(ours.size,))
+def pair(loads: Sequence[Mapping[str, Seconds]], candidate: str, baseline: str) -> Samples:
+    """Two contenders' durations, load by load, for the statistics of a ratio."""
+    each = [(load[candidate], load[baseline]) for load in loads]
+    return Samples.joined([Samples(candidate=c, baseline=b, round_sizes=(c.size,)) for c, b in each])
 
 
 def _warmed_up_slowly(step: Step, clock: Clock) -> bool:
