@@ -27,7 +27,7 @@ import torch
 
 from hlap_export import reference_model
 from hlap_export.checkpoint.loading import expected_shapes
-from hlap_export.prune.shards import OutputTensor, Sink, write_shard
+from hlap_export.checkpoint.shards import OutputTensor, Sink, write_shard
 
 BLOCK_VALUES = 4 * 2**20
 THREADS = len(os.sched_getaffinity(0))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
-import struct
-from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from hlap_export.artifacts import file_written_whole
+from hlap_export.checkpoint.shards import Computed, OutputTensor, write_shard
 from hlap_export.digests import file_sha256
 from hlap_export.plan.fitting import Fitting
+from hlap_export.plan.layer_halves import Tensors
 from hlap_export.plan.pruning_plan import FittedFile, PruningPlan
 
 
@@ -27,22 +27,15 @@ def save_fitted(fitting: Fitting, plan: PruningPlan, path: Path) -> PruningPlan:
     Raises:
         OutputError: the disk is full.
     """
-    names = sorted(fitting.tensors)
+    outputs = [_output(name, fitting.tensors) for name in sorted(fitting.tensors)]
     with file_written_whole(path) as partial, partial.open("wb") as file:
-        file.write(_header({name: tuple(fitting.tensors[name].shape) for name in names}))
-        for name in names:
-            file.write(fitting.tensors[name].contiguous().numpy().data)
+        for _ in write_shard(file, outputs, {}):
+            pass
     fitted = FittedFile(sha256=file_sha256(path), size_bytes=path.stat().st_size, parts=fitting.parts)
     return plan.model_copy(update={"fitted": fitted})
 
 
-def _header(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
-    """What a safetensors file of such tensors in float32, back to back, begins with."""
-    header, offset = dict[str, object](), 0
-    for name, shape in shapes.items():
-        end = offset + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": (offset, end)}
-        offset = end
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    return struct.pack("<Q", len(encoded)) + encoded
+def _output(name: str, tensors: Tensors) -> OutputTensor:
+    tensor = tensors[name]
+    data = Computed(compute=lambda: tensors[name], dtype=torch.float32)  # read again when its turn comes
+    return OutputTensor(name=name, dtype="F32", shape=tuple(tensor.shape), size_bytes=tensor.nbytes, data=data)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from hlap_export.checkpoint.shards import DTYPE_NAMES, DTYPES, Computed, Copied, OutputTensor, TensorReader
 from hlap_export.checkpoint.tensors import CheckpointTensors, Shard, TensorRecord, require_floating
 from hlap_export.digests import HashingReader
 from hlap_export.fold.edits import Edit, LayerEdits
-from hlap_export.prune.shards import DTYPE_NAMES, DTYPES, Computed, Copied, OutputTensor, TensorReader
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

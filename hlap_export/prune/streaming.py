@@ -16,6 +16,7 @@ from hlap_export.checkpoint import remote_code
 from hlap_export.checkpoint.digest import OTHER_WEIGHTS, model_digest
 from hlap_export.checkpoint.layout import ModelLayout, read_config, read_layout
 from hlap_export.checkpoint.loading import check_weights
+from hlap_export.checkpoint.shards import write_shard
 from hlap_export.checkpoint.tensors import INDEX_FILE
 from hlap_export.digests import remember_sha256
 from hlap_export.fold.edits import layer_edits
@@ -27,7 +28,6 @@ from hlap_export.plan.side_file import open_side_file
 from hlap_export.prune.card import model_card
 from hlap_export.prune.config import pruned_config
 from hlap_export.prune.edited_shards import OutputShard, output_shards
-from hlap_export.prune.shards import write_shard
 from hlap_export.resumable import ResumableFolder, resumable
 
 PLAN_FILE = "plan.json"
