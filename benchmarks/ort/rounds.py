@@ -7,12 +7,12 @@ the others have taken its place in the CPU's caches. Steps of seconds go without
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from hlap_export.bench.latency import MIN_WARM_UPS, Clock, Protocol, Step, warm_up
-from hlap_export.bench.statistics import Samples, Seconds
+from hlap_export.bench.statistics import Seconds
 
 MIN_ROUNDS, MAX_ROUNDS = 2, 500
 
@@ -45,12 +45,6 @@ def time_rounds(steps: Mapping[str, Step], protocol: Protocol) -> dict[str, Seco
         if was_collecting:
             gc.enable()
     return {name: np.array(seconds) for name, seconds in taken.items()}
-
-
-def pair(loads: Sequence[Mapping[str, Seconds]], candidate: str, baseline: str) -> Samples:
-    """Two contenders' durations, load by load, for the statistics of a ratio."""
-    each = [(load[candidate], load[baseline]) for load in loads]
-    return Samples.joined([Samples(candidate=c, baseline=b, round_sizes=(c.size,)) for c, b in each])
 
 
 def _warmed_up_slowly(step: Step, clock: Clock) -> bool:
