@@ -142,6 +142,8 @@ def inspect_plan(path: Path, layout: ModelLayout | None = None) -> Inspection:
         facts |= count_parameters(layout, plan).as_facts()
     if plan.fitted is not None:
         facts |= {"fitted_parts": len(plan.fitted.parts), "fitted_bytes": plan.fitted.size_bytes}
+        if plan.fitted.tuning is not None:
+            facts |= {f"tuning_{name}": value for name, value in plan.fitted.tuning.model_dump().items()}
     if plan.search is not None:
         facts |= {f"text_{name}": value for name, value in plan.search.text.model_dump().items()}
         facts |= plan.search.model_dump(

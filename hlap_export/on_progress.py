@@ -19,6 +19,10 @@ class Steps:
     def __init__(self, total: int, on_progress: OnProgress) -> None:
         self._done, self._total, self._on_progress = 0, total, on_progress
 
+    def expect(self, count: int) -> None:
+        """So many steps more than was said at first."""
+        self._total += count
+
     def advance(self, count: int = 1) -> None:
         self._done += count
         self._on_progress(self._done, self._total)

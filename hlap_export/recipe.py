@@ -77,6 +77,10 @@ class PlanSection(Section):
     """What is fitted anew of what stays above the first map, at no cost at inference: the output projections of its
     `attention`, of its `mlp`, `both` or `none`. On the reference model `both` takes a tenth off the gap that is left,
     and twice the time; memory grows with the square of the MLP's width."""
+    tune_epochs: Annotated[int, Field(ge=0)] = 0
+    """Passes over the calibration windows that tune all fitted weights together towards what the dense model predicts,
+    the last weights of every half that stays included. Nothing that runs gets dearer. It halves what HARP's layers
+    cost the reference model in 6 passes and half a minute; the whole model's output projections are in memory."""
     alphas: dict[int, float] | None = None
     """Layer (0 at the embedding) to alpha in [0, 1], where 0 removes the block (fixed)."""
     text: Path | None = None
@@ -101,6 +105,7 @@ class PlanSection(Section):
             rank=self.rank,
             follow_residual=self.follow_residual,
             refit=self.refit,
+            tune_epochs=self.tune_epochs,
             weights=weights,
             measure=measure,
         )

@@ -80,6 +80,7 @@ FLAGS = {
         "--method",
         "--num-layers",
         "--choose-by",
+        "--tune",
         "--max-perplexity-increase",
         "--target-latency-ratio",
         "--target-kv-ratio",

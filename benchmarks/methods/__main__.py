@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from benchmarks.methods.latency import FLAVOURS, Engines, timed
-from benchmarks.methods.planning import planning_cost
-from benchmarks.methods.report import draw, line, markdown
+from benchmarks.methods.planning import TUNE_EPOCHS, TUNED, planning_cost
+from benchmarks.methods.report import at, draw, line, markdown
 from benchmarks.provenance import provenance
 from hlap_export import reference_model
 from hlap_export.bench import BenchOptions
@@ -29,7 +29,9 @@ from hlap_export.checkpoint import read_layout
 from hlap_export.counting import model_at
 from hlap_export.plan.calibration import Windows
 from hlap_export.plan.costs import cost_of, planned_layout
+from hlap_export.plan.fitting import Fitting
 from hlap_export.plan.judging import increase_of, window_losses
+from hlap_export.plan.layer_halves import Tensors
 from hlap_export.plan.methods import linear_map, method_of
 from hlap_export.plan.methods.base import Method
 from hlap_export.plan.pruning_plan import PruningPlan
@@ -46,13 +48,18 @@ METHODS = (
     "choose-fit by loss",
     "choose-fit by cosine",
     "choose-fit by unexplained",
+    "suffix-fit, tuned",
+    "choose-fit, tuned",
     "attention-drop",
     "block-drop",
 )
-METHODS_OF_FURTHER_SEEDS = ("harp", "suffix-fit", "choose-fit")
+METHODS_OF_FURTHER_SEEDS = ("harp", "suffix-fit", "choose-fit", "suffix-fit, tuned", "choose-fit, tuned")
 NUM_WINDOWS, WINDOW_LENGTH = 64, 256
+PLANNED = ("harp", "suffix-fit", "choose-fit", "suffix-fit, tuned")
+# Biases of fitted maps cost a hundredth of a percent.
+CLOSE = 1.001
 # Many points, each for a moment; the two engines that the question is about, for longer.
-GLANCE = BenchOptions(rounds=3, repeats=10, min_seconds_per_point=0.5)
+GLANCE = BenchOptions(rounds=3, repeats=9, min_seconds_per_point=0.3)
 DUEL = BenchOptions()
 
 
@@ -75,13 +82,13 @@ class Judge:
 
     def __init__(self, bench: Workbench, texts: dict[str, Windows]) -> None:
         self._bench, self._texts = bench, texts
-        self._dense = {name: self._losses(bench.dense, windows) for name, windows in texts.items()}
+        self._dense = {name: self._losses(bench.dense, windows, {}) for name, windows in texts.items()}
 
-    def judge(self, plan: PruningPlan) -> dict[str, Any]:
-        """How much worse the plan is on each text."""
+    def judge(self, plan: PruningPlan, fitted: Tensors) -> dict[str, Any]:
+        """How much worse the plan is on each text, with these fitted weights."""
         found: dict[str, Any] = {}
         for name, windows in self._texts.items():
-            increase = increase_of(self._dense[name], self._losses(plan, windows))
+            increase = increase_of(self._dense[name], self._losses(plan, windows, fitted))
             found[name] = {
                 "perplexity": increase.perplexity,
                 "gap_nats": increase.gap_nats,
@@ -90,17 +97,24 @@ class Judge:
             }
         return found
 
-    def _losses(self, plan: PruningPlan, windows: Windows) -> tuple[float, ...]:
-        fitted = self._bench.fitting(plan).tensors if plan.fits else {}
+    def _losses(self, plan: PruningPlan, windows: Windows, fitted: Tensors) -> tuple[float, ...]:
         family = self._bench.layout.family
         return window_losses(self._bench.search.decoder, family, plan, fitted, windows)
 
 
 def named(name: str, bench: Workbench) -> Method:
-    """A method by its name here: how `choose-fit` chooses may be part of it."""
-    method, _, choose_by = name.partition(" by ")
+    """A method by its name here: how `choose-fit` chooses may be part of it, and whether what it fits is tuned."""
+    method, _, choose_by = name.removesuffix(TUNED).partition(" by ")
     linear = linear_map(bench.layout, "low_rank", None)
     return method_of(method, linear, choose_by or None)  # type: ignore[arg-type]
+
+
+def fitted(name: str, bench: Workbench, plan: PruningPlan) -> tuple[PruningPlan, Fitting | None]:
+    """A step's plan as the method leaves it, with what was fitted for it; a second call needs no second tuning."""
+    if name.endswith(TUNED):
+        tuned = bench.tuned(plan, TUNE_EPOCHS)
+        return tuned.plan, tuned.fitting
+    return plan, bench.fitting(plan) if plan.fits else None
 
 
 def walk(name: str, bench: Workbench, judge: Judge, most: int, *, dtype: str) -> list[dict[str, Any]]:
@@ -109,13 +123,16 @@ def walk(name: str, bench: Workbench, judge: Judge, most: int, *, dtype: str) ->
     steps = named(name, bench).walk(bench)
     for num_removed in range(1, most + 1):
         step = next(steps)
-        cost = cost_of(planned_layout(bench.layout, step.plan), dtype)
+        if name.endswith(TUNED) and num_removed not in (bench.layout.num_layers // 3, most):
+            continue  # tuning takes longer than all the rest
+        plan, fitting = fitted(name, bench, step.plan)
+        cost = cost_of(planned_layout(bench.layout, plan), dtype)
         points.append(
             {
                 "num_removed": num_removed,
                 "removed": step.what,
-                "calibration_perplexity": bench.perplexity(step.plan),
-                "held_out": judge.judge(step.plan),
+                "calibration_perplexity": fitting.perplexity if fitting else bench.perplexity(plan),
+                "held_out": judge.judge(plan, fitting.tensors if fitting else {}),
                 "kv_ratio": cost.kv_values / dense.kv_values,
                 "weight_ratio": cost.weight_bytes / dense.weight_bytes,
                 "prefill_ratio": cost.prefill_products / dense.prefill_products,
@@ -130,18 +147,23 @@ def walk(name: str, bench: Workbench, judge: Judge, most: int, *, dtype: str) ->
 def time_points(engines: Engines, bench: Workbench, name: str, points: list[dict[str, Any]], kept: int) -> None:
     """Put the measured ratios to dense into each point; the engines of the point with `kept` parts removed stay."""
     for point in points:
-        plan = PruningPlan.model_validate(bench.dense.model_dump() | {"method": name} | point["plan"])
+        step = PruningPlan.model_validate(bench.dense.model_dump() | {"method": name} | point["plan"])
         place = f"{name} {point['num_removed']}"
-        point["latency"] = timed(engines.make(place, bench, plan), engines.dense, GLANCE)
+        point["latency"] = timed(engines.make(place, *fitted(name, bench, step)), engines.dense, GLANCE)
         if point["num_removed"] != kept:
             engines.forget(place)
 
 
 def duels(engines: Engines, curves: dict[str, list[dict[str, Any]]], num_removed: int) -> dict[str, Any]:
-    """The plan of the smallest gap on the first text against HARP's, both with so many parts removed."""
+    """The plan of the smallest gap on the first text against HARP's, both with so many parts removed.
+
+    Among those that cost no more than HARP's, prefill and decode, as counted.
+    """
     text = next(iter(curves["harp"][0]["held_out"]))
-    points = {name: curve[num_removed - 1] for name, curve in curves.items() if "latency" in curve[0]}
-    best = min(points, key=lambda name: points[name]["held_out"][text]["gap_nats"])
+    points = {name: at(curve, num_removed) for name, curve in curves.items() if "latency" in curve[0]}
+    costs = ("prefill_ratio", "decode_ratio")
+    as_cheap = [name for name in points if all(points[name][cost] <= points["harp"][cost] * CLOSE for cost in costs)]
+    best = min(as_cheap, key=lambda name: points[name]["held_out"][text]["gap_nats"])
     rows = {
         flavour: timed(*(engines.built(f"{name} {num_removed}", flavour) for name in (best, "harp")), DUEL)
         for flavour in FLAVOURS
@@ -164,11 +186,12 @@ def run_seed(arguments: argparse.Namespace, seed: int, work: Path) -> dict[str, 
         with TemporaryDirectory() as searched:  # one for each, so that none profits from what another has measured
             bench = open_workbench(model, (calibration, calibration), work=Path(searched))
             curves[name] = walk(name, bench, Judge(bench, texts), most, dtype=model_at(model).dtype)
-            if engines is not None and " by " not in name:  # how layers were chosen doesn't change what they cost
+            # How layers were chosen doesn't change what they cost.
+            if engines is not None and " by " not in name:
                 time_points(engines, bench, name, curves[name], third)
     found: dict[str, Any] = {"seed": seed, "curves": curves, "calibration": calibration.text.model_dump()}
     if is_first:
-        found["planning"] = {name: planning_cost(model, name, third) for name in METHODS_OF_FURTHER_SEEDS}
+        found["planning"] = {name: planning_cost(model, name, third) for name in PLANNED}
     if engines is not None:
         found["duel"] = duels(engines, curves, third)
     return found

@@ -10,8 +10,8 @@ from hlap_export import bench as bench_engines
 from hlap_export import build, export, prune
 from hlap_export.bench import BenchOptions
 from hlap_export.plan.fitted_plan import save_fitted
+from hlap_export.plan.fitting import Fitting
 from hlap_export.plan.pruning_plan import PruningPlan
-from hlap_export.plan.workbench import Workbench
 
 PROMPT_LENGTHS, CONTEXT_LENGTHS = (256, 1024), (512, 2048)
 FLAVOURS = ("ort", "portable")
@@ -30,13 +30,13 @@ class Engines:
         self._model, self._folder = model, folder
         self.dense = self._built(model, "dense", "ort")
 
-    def make(self, name: str, bench: Workbench, plan: PruningPlan) -> Path:
+    def make(self, name: str, plan: PruningPlan, fitting: Fitting | None) -> Path:
         """The plan's engine of flavour ort."""
         fitted, folder = None, self._folder / name
         folder.mkdir(parents=True)
-        if plan.fits:
+        if fitting is not None:
             fitted = folder / "plan.safetensors"
-            plan = save_fitted(bench.fitting(plan), plan, fitted)
+            plan = save_fitted(fitting, plan, fitted)
         prune(self._model, plan, folder / "checkpoint", fitted=fitted)
         return self.built(name, "ort")
 

@@ -7,7 +7,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-COLOURS = ("0.45", "tab:orange", "tab:blue", "tab:cyan", "tab:green", "tab:red", "tab:purple", "tab:brown")
+COLOURS = (
+    "0.45",
+    *(f"tab:{name}" for name in ["orange", "blue", "cyan", "green", "red", "purple", "brown", "pink", "olive"]),
+)
 
 
 Point = dict[str, Any]
@@ -40,9 +43,9 @@ def markdown(result: dict[str, Any]) -> str:
         "|---|---|" + "---|" * (len(texts) + 1),
     ]
     for run in result["seeds"]:
-        harp = run["curves"]["harp"][third - 1]["held_out"]
+        harp = at(run["curves"]["harp"], third)["held_out"]
         for name, points in run["curves"].items():
-            gaps = points[third - 1]["held_out"]
+            gaps = at(points, third)["held_out"]
             shares = ", ".join(f"{gaps[text]['gap_nats'] / harp[text]['gap_nats']:.2f}" for text in texts)
             lines.append(f"| {run['seed']} | {name} | {' | '.join(_gap(gaps[text]) for text in texts)} | {shares} |")
     lines += [*_duel(first["duel"])] if "duel" in first else []
@@ -53,6 +56,11 @@ def markdown(result: dict[str, Any]) -> str:
         for name, cost in first["planning"].items()
     ]
     return "\n".join([*lines, *_curves(first["curves"], texts)]) + "\n"
+
+
+def at(points: list[Point], num_removed: int) -> Point:
+    """The point with so many parts removed."""
+    return next(point for point in points if point["num_removed"] == num_removed)
 
 
 def _duel(duel: dict[str, Any]) -> list[str]:

@@ -10,8 +10,7 @@ from hlap_export.budget.needs import Needs
 from hlap_export.budget.running import bench_needs, verify_needs
 from hlap_export.budget.searching import SearchSize, search_needs, walk_needs
 from hlap_export.counting import Model
-from hlap_export.plan.fit_memory import fit_bytes
-from hlap_export.plan.options import FITTING_METHODS
+from hlap_export.plan.fit_memory import fitting_bytes
 from hlap_export.plan.pruning_plan import dense_plan
 from hlap_export.recipe import PlanSection, Recipe
 
@@ -22,7 +21,7 @@ def plan_needs(dense: Model, asked: PlanSection, *, room_bytes: int | None) -> N
     targets = asked.method_options(Path()).targets
     if asked.method == "harp" and not targets.are_given:
         return search_needs(dense, size, room_bytes=room_bytes)
-    fits = fit_bytes(dense.layout, asked.refit) if asked.method in FITTING_METHODS else 0
+    fits = fitting_bytes(dense.layout, asked.method, asked.method_options(Path()), asked.window_length)
     return walk_needs(dense, size, room_bytes=room_bytes, fit_bytes=fits)
 
 

@@ -10,7 +10,7 @@ Shapes: N windows, T tokens, D hidden, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +43,9 @@ class Batch:
         return self.windows * self.length * hidden_size * FLOAT_BYTES
 
 
+NO_WEIGHTS: Mapping[str, torch.Tensor] = {}
+
+
 class LoadedLayer:
     """A decoder layer whose weights are in memory, on `device`."""
 
@@ -52,9 +55,15 @@ class LoadedLayer:
         self.device = device
         self._arguments = arguments
 
-    def __call__(self, h_NTD: torch.Tensor) -> torch.Tensor:
-        """The residual stream [N, T, D] after the layer, called as the whole model calls it."""
-        return self.module(h_NTD.to(self.device), **self._arguments(h_NTD.shape[:2], self.device))
+    def __call__(self, h_NTD: torch.Tensor, weights: Mapping[str, torch.Tensor] = NO_WEIGHTS) -> torch.Tensor:
+        """The residual stream [N, T, D] after the layer, called as the whole model calls it.
+
+        Args:
+            h_NTD: what enters it.
+            weights: others than its own, by their names in `module`.
+        """
+        arguments = self._arguments(h_NTD.shape[:2], self.device)
+        return torch.func.functional_call(self.module, dict(weights), (h_NTD.to(self.device),), arguments)
 
 
 class Decoder:
@@ -202,7 +211,7 @@ def open_decoder(
     model_class = model_class_of(model)
     config = model_class.config_class.from_pretrained(model, local_files_only=True)
     with cast(Any, accelerate).init_empty_weights(include_buffers=False):
-        skeleton = model_class._from_config(config, dtype=torch.float32).eval()
+        skeleton = model_class._from_config(config, dtype=torch.float32).eval().requires_grad_(False)
     layout, eager = read_layout(model), skeleton.config._attn_implementation == "eager"
     working = working_bytes(layout, batch, eager=eager) + copies * batch.state_bytes(layout.hidden_size) + beside_bytes
     placement = place(skeleton.model.layers, skeleton.lm_head, memory_of_devices(max_memory), working_bytes=working)

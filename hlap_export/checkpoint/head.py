@@ -58,6 +58,35 @@ class Head:
             for parts, logit_T in zip(sums, chosen, strict=True)
         ]
 
+    def divergence(self, h_NTD: torch.Tensor, dense_NTD: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """How far the predictions of one residual stream are from another's: sum over tokens of KL(dense || h), nats.
+
+        Returned with its gradient [N, T, D] in `h_NTD`. With p and q the two softmaxes, KL = sum p log(p / q), whose
+        gradient in q's logits is q - p. No logits are kept: blocks go by twice, first for the softmaxes' sums.
+        """
+        h_NTD = h_NTD.detach().to(self._device).requires_grad_()
+        with torch.enable_grad():
+            normed_TD = self._norm(h_NTD).flatten(0, 1)
+        with torch.no_grad():
+            pair = normed_TD.detach(), self._norm(dense_NTD.to(self._device)).flatten(0, 1)
+            sums: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+            for _, w_VD in self._blocks():
+                for x_TD, parts in zip(pair, sums, strict=True):
+                    parts.append(self._capped(x_TD @ w_VD.T).logsumexp(-1))
+            log_q_T1, log_p_T1 = (torch.stack(parts).logsumexp(0)[:, None] for parts in sums)
+            total, gradient_TD = 0.0, torch.zeros_like(pair[0])
+            for _, w_VD in self._blocks():
+                logits_TV, dense_TV = (self._capped(x_TD @ w_VD.T) for x_TD in pair)
+                p_TV, q_TV = (dense_TV - log_p_T1).exp(), (logits_TV - log_q_T1).exp()
+                total += (p_TV * (dense_TV - log_p_T1 - logits_TV + log_q_T1)).sum(dtype=torch.float64).item()
+                slope_TV = q_TV - p_TV
+                if self._softcap is not None:
+                    slope_TV *= 1 - (logits_TV / self._softcap).square()
+                gradient_TD += slope_TV @ w_VD
+        normed_TD.backward(gradient_TD)
+        assert h_NTD.grad is not None
+        return total, h_NTD.grad
+
     def logits(self, h_NTD: torch.Tensor) -> torch.Tensor:
         """Logits [N, T, V], on the CPU."""
         normed = self._norm(h_NTD.to(self._device))

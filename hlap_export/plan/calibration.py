@@ -95,7 +95,7 @@ def count(batches: Sequence[slice]) -> int:
     return sum(rows.stop - rows.start for rows in batches)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def calibrate(search: Search, *, first_layer: int) -> float:
     """Run the dense model over the windows and keep what enters each layer from `first_layer` up: its perplexity."""
     decoder, journal = search.decoder, search.journal

@@ -31,7 +31,9 @@ def save_fitted(fitting: Fitting, plan: PruningPlan, path: Path) -> PruningPlan:
     with file_written_whole(path) as partial, partial.open("wb") as file:
         for _ in write_shard(file, outputs, {}):
             pass
-    fitted = FittedFile(sha256=file_sha256(path), size_bytes=path.stat().st_size, parts=fitting.parts)
+    fitted = FittedFile(
+        sha256=file_sha256(path), size_bytes=path.stat().st_size, parts=fitting.parts, tuning=fitting.tuning
+    )
     return plan.model_copy(update={"fitted": fitted})
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -34,17 +33,18 @@ from hlap_export.plan.gain import GainFit, fit_gain
 from hlap_export.plan.layer_halves import (
     Tensors,
     after_attention,
+    after_layer,
     attention_inputs,
     both_halves,
     linear_inputs,
     mlp_inputs,
-    refitted_mlp,
 )
-from hlap_export.plan.pruning_plan import FittedPart, Linear, LinearForm, PruningPlan, RefitAttention, RefitMlp, SkipMlp
+from hlap_export.plan.layer_plan import Part
+from hlap_export.plan.pruning_plan import FittedPart, Linear, LinearForm, PruningPlan, RefitAttention, RefitMlp
+from hlap_export.plan.records import Tuning
 from hlap_export.plan.regression import LinearFit, LowRankFit, fit_linear, fit_low_rank
 from hlap_export.plan.side_file import fitted_name
 from hlap_export.plan.states import StateFiles
-from hlap_export.plan.value_only import mlp_half
 from hlap_export.plan.window_sums import InputsAndTargets, WindowSums
 
 RIDGES = tuple(10.0**power for power in range(-6, 2))
@@ -71,8 +71,6 @@ class FitOptions:
 
 DEFAULT_OPTIONS = FitOptions()
 
-Part = Literal["attention", "mlp"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitting:
@@ -83,12 +81,14 @@ class Fitting:
         parts: how well each was fitted.
         losses_nats: of the planned model, summed over the tokens of each batch of calibration windows.
         num_tokens: predicted tokens in all windows.
+        tuning: what tuning all of them together did, where it was asked for.
     """
 
     tensors: Tensors
     parts: tuple[FittedPart, ...]
     losses_nats: tuple[float, ...]
     num_tokens: int
+    tuning: Tuning | None = None
 
     @property
     def perplexity(self) -> float:
@@ -96,7 +96,7 @@ class Fitting:
         return math.exp(math.fsum(self.losses_nats) / self.num_tokens)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def fit_layers(
     search: Search, layout: ModelLayout, plan: PruningPlan, options: FitOptions = DEFAULT_OPTIONS
 ) -> Fitting:
@@ -119,7 +119,7 @@ def fit_layers(
     return _Fitter(search, layout, plan, options).fit()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def unexplained(
     search: Search,
     layout: ModelLayout,
@@ -248,16 +248,8 @@ class _Fitter:
 
     def _go_up(self, layer: LoadedLayer) -> None:
         """Take the pruned stream through the layer as planned."""
-        mlp = self._plan.mlp.get(layer.index)
         for rows in self._batches:
-            between = self._between(layer, rows)
-            match mlp:
-                case RefitMlp():
-                    leaving = refitted_mlp(layer, self._family, self._own, between)
-                case SkipMlp():
-                    leaving = between
-                case None:
-                    leaving = mlp_half(layer, between)
+            leaving = after_layer(layer, self._family, self._plan, self._own, self._entering(layer, rows))
             self._pruned.write(layer.index + 1, rows, leaving)
         if layer.index > self._plan.first_changed:
             self._pruned.drop(layer.index)

@@ -122,7 +122,7 @@ def search_alphas(search: Search, family: Family, first_layer: int) -> Iterator[
         yield found
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _perplexities(search: Search, family: Family, candidates: Sequence[Mapping[int, float]]) -> list[float]:
     """Perplexity of each candidate: alphas of the same topmost layers, while those below are dense."""
     journal, num_layers = search.journal, search.decoder.num_layers

@@ -12,19 +12,17 @@ from dataclasses import dataclass
 
 import torch
 
-from hlap_export.checkpoint.decoder import Decoder, LoadedLayer
+from hlap_export.checkpoint.decoder import Decoder
 from hlap_export.families import Family
 from hlap_export.plan.calibration import Windows
-from hlap_export.plan.layer_halves import Tensors, after_attention, refitted_mlp, tensors_of_layer
-from hlap_export.plan.layer_plan import Keep, RefitMlp, SkipMlp
+from hlap_export.plan.layer_halves import Tensors, after_layer, tensors_of_layer
 from hlap_export.plan.pruning_plan import PruningPlan
-from hlap_export.plan.value_only import mlp_half
 
 # Half the width of a 95 % interval in standard errors, for the number of windows that it takes to tell anything.
 STANDARD_ERRORS = 1.96
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def window_losses(
     decoder: Decoder, family: Family, plan: PruningPlan, fitted: Tensors, windows: Windows
 ) -> tuple[float, ...]:
@@ -46,28 +44,11 @@ def window_losses(
             own = tensors_of_layer(fitted, index)
             with decoder.layer(index) as layer:
                 for which, h_NTD in enumerate(states):
-                    states[which] = decoder.at_rest(_planned(layer, family, plan, own, h_NTD))
+                    states[which] = decoder.at_rest(after_layer(layer, family, plan, own, h_NTD))
         single = [h_NTD[None] for state in states for h_NTD in state]
         targets = [target_T[None] for rows in chunk for target_T in windows.targets[rows]]
         losses += decoder.head.losses_nats(single, targets)
     return tuple(loss / windows.targets.shape[1] for loss in losses)
-
-
-def _planned(
-    layer: LoadedLayer, family: Family, plan: PruningPlan, fitted: Tensors, h_NTD: torch.Tensor
-) -> torch.Tensor:
-    """The residual stream [N, T, D] after the layer as planned."""
-    attention, mlp = plan.attention[layer.index], plan.mlp.get(layer.index)
-    if isinstance(attention, Keep) and mlp is None:
-        return layer(h_NTD)
-    between = after_attention(layer, family, attention, fitted, h_NTD)
-    match mlp:
-        case RefitMlp():
-            return refitted_mlp(layer, family, fitted, between)
-        case SkipMlp():
-            return between
-        case None:
-            return mlp_half(layer, between)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

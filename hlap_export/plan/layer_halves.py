@@ -12,9 +12,21 @@ from typing import Any
 
 import torch
 
-from hlap_export.checkpoint.decoder import LoadedLayer
+from hlap_export.checkpoint.decoder import NO_WEIGHTS, LoadedLayer
 from hlap_export.families import Family
-from hlap_export.plan.pruning_plan import AttentionPlan, Keep, KeepHeads, Linear, LinearForm, RefitAttention, ValueOnly
+from hlap_export.plan.layer_plan import MlpPlan, Part
+from hlap_export.plan.pruning_plan import (
+    AttentionPlan,
+    Keep,
+    KeepHeads,
+    Linear,
+    LinearForm,
+    PruningPlan,
+    RefitAttention,
+    RefitMlp,
+    SkipMlp,
+    ValueOnly,
+)
 from hlap_export.plan.side_file import fitted_name
 from hlap_export.plan.value_only import attention_update, mlp_half
 
@@ -54,11 +66,26 @@ def mlp_norm(layer: LoadedLayer, family: Family) -> Any:
     return block.pre_feedforward_layernorm if family.has_post_norms else block.post_attention_layernorm
 
 
-def both_halves(layer: LoadedLayer, family: Family, h_NTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The residual stream [N, T, D] after the layer's attention as it is, and after its MLP."""
+def both_halves(
+    layer: LoadedLayer, family: Family, h_NTD: torch.Tensor, weights: Tensors = NO_WEIGHTS
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The residual stream [N, T, D] after the layer's attention, and after its MLP; `weights` as of the layer."""
     with watching(mlp_norm(layer, family)) as seen:
-        after = layer(h_NTD)
+        after = layer(h_NTD, weights)
     return seen.inputs[0], after
+
+
+def last_module(family: Family, part: Part) -> str:
+    """The name in a layer of what one half ends with before the residual: its weight is what is fitted anew of it."""
+    norms = {"attention": "post_attention_layernorm", "mlp": "post_feedforward_layernorm"}
+    matrices = {"attention": "self_attn.o_proj", "mlp": "mlp.down_proj"}
+    return (norms if family.has_post_norms else matrices)[part]
+
+
+def refitted(layer: LoadedLayer, family: Family, part: Part, fitted: Tensors) -> dict[str, torch.Tensor]:
+    """The weight that the side file has in the place of this half's last one; Gemma-2 stores gains less 1, as here."""
+    weight = fitted[fitted_name(layer.index, f"{part}.weight")]
+    return {f"{last_module(family, part)}.weight": weight.to(layer.device)}
 
 
 def normed(layer: LoadedLayer, h_NTD: torch.Tensor) -> torch.Tensor:
@@ -71,15 +98,10 @@ def attention_inputs(layer: LoadedLayer, family: Family, h_NTD: torch.Tensor) ->
 
     [N, T, H*E] before o_proj; where a norm follows the attention, [N, T, D] normed but without its gain.
     """
-    last = _last_of_attention(layer, family)
+    last = layer.module.get_submodule(last_module(family, "attention"))
     with watching(last) as seen:
         layer(h_NTD)
     return _without_gain(last, seen.inputs[0]) if family.has_post_norms else seen.inputs[0]
-
-
-def _last_of_attention(layer: LoadedLayer, family: Family) -> Any:
-    block = layer.module
-    return block.post_attention_layernorm if family.has_post_norms else block.self_attn.o_proj
 
 
 def _without_gain(norm: Any, x_NTD: torch.Tensor) -> torch.Tensor:
@@ -114,11 +136,7 @@ def after_attention(
         case Keep():
             return both_halves(layer, family, h_NTD)[0]
         case RefitAttention():
-            weight = fitted[fitted_name(layer.index, "attention.weight")].to(layer.device)
-            inputs = attention_inputs(layer, family, h_NTD)
-            if family.has_post_norms:
-                return h_NTD + inputs * (1 + weight)
-            return h_NTD + torch.nn.functional.linear(inputs, weight, layer.module.self_attn.o_proj.bias)
+            return both_halves(layer, family, h_NTD, refitted(layer, family, "attention", fitted))[0]
         case KeepHeads():
             with _heads_alone(layer, attention):
                 return both_halves(layer, family, h_NTD)[0]
@@ -162,17 +180,36 @@ def mlp_inputs(layer: LoadedLayer, family: Family, h_NTD: torch.Tensor) -> torch
 
     [N, T, F] before down_proj; where a norm follows the MLP, [N, T, D] normed but without its gain.
     """
-    block = layer.module
-    last = block.post_feedforward_layernorm if family.has_post_norms else block.mlp.down_proj
+    last = layer.module.get_submodule(last_module(family, "mlp"))
     with watching(last) as seen:
         mlp_half(layer, h_NTD)
     return _without_gain(last, seen.inputs[0]) if family.has_post_norms else seen.inputs[0]
 
 
-def refitted_mlp(layer: LoadedLayer, family: Family, fitted: Tensors, h_NTD: torch.Tensor) -> torch.Tensor:
-    """The residual stream [N, T, D] after an MLP half with its last weight from the side file."""
-    weight = fitted[fitted_name(layer.index, "mlp.weight")].to(layer.device)
-    inputs = mlp_inputs(layer, family, h_NTD)
-    if family.has_post_norms:
-        return h_NTD + inputs * (1 + weight)
-    return h_NTD + torch.nn.functional.linear(inputs, weight, layer.module.mlp.down_proj.bias)
+def after_mlp(
+    layer: LoadedLayer, family: Family, mlp: MlpPlan | None, fitted: Tensors, h_NTD: torch.Tensor
+) -> torch.Tensor:
+    """The residual stream [N, T, D] after the MLP half as planned; `h_NTD` is the one after the attention."""
+    match mlp:
+        case SkipMlp():
+            return h_NTD
+        case RefitMlp():
+            return mlp_half(layer, h_NTD, refitted(layer, family, "mlp", fitted))
+        case None:
+            return mlp_half(layer, h_NTD)
+
+
+def after_layer(
+    layer: LoadedLayer, family: Family, plan: PruningPlan, fitted: Tensors, h_NTD: torch.Tensor
+) -> torch.Tensor:
+    """The residual stream [N, T, D] after the layer as planned: in one pass where it keeps both halves' shapes."""
+    attention, mlp = plan.attention[layer.index], plan.mlp.get(layer.index)
+    if isinstance(attention, Keep | RefitAttention) and not isinstance(mlp, SkipMlp):
+        weights: dict[str, torch.Tensor] = {}
+        if isinstance(attention, RefitAttention):
+            weights |= refitted(layer, family, "attention", fitted)
+        if isinstance(mlp, RefitMlp):
+            weights |= refitted(layer, family, "mlp", fitted)
+        return layer(h_NTD, weights)
+    between = after_attention(layer, family, attention, fitted, h_NTD)
+    return after_mlp(layer, family, mlp, fitted, between)

@@ -109,6 +109,9 @@ class SkipMlp(Strict):
     kind: Literal["skip"] = "skip"
 
 
+Part = Literal["attention", "mlp"]
+"""A half of a layer."""
+
 Refit = Literal["attention", "mlp", "both", "none"]
 """Which halves that stay are fitted anew."""
 

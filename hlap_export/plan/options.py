@@ -63,6 +63,7 @@ class MethodOptions:
         rank: of a low-rank map; None for HARP's own cost.
         follow_residual: whether a fitted map is also to undo the error that the residual stream carries so far.
         refit: what is fitted anew of what stays above the first map, at no cost at inference.
+        tune_epochs: passes over the windows that tune all fitted weights together in the end; 0 for none.
         weights: the file for fitted weights, which lies beside the plan (plan.json has plan.safetensors).
         measure: latency of a plan's engine relative to the dense one's; None to count it.
         compare: whether HARP is searched too, so that its curve stands beside the method's own.
@@ -74,6 +75,7 @@ class MethodOptions:
     rank: int | None = None
     follow_residual: bool = True
     refit: Refit = "attention"
+    tune_epochs: int = 0
     weights: Path | None = None
     measure: Measure | None = None
     compare: bool = True

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from hlap_export.plan.layer_plan import Strict
+from hlap_export.plan.layer_plan import Part, Strict
 
 
 class TextWindows(Strict):
@@ -60,9 +58,25 @@ class FittedPart(Strict):
     """
 
     layer: int
-    part: Literal["attention", "mlp"]
+    part: Part
     ridge: float
     unexplained_ratio: float
+
+
+class Tuning(Strict):
+    """What tuning all fitted weights together did.
+
+    Attributes:
+        epochs: over the windows that parts are fitted on.
+        gap_nats_before: loss over the dense model's, nats per token, on windows that nothing was fitted on.
+        gap_nats_after: the same once tuned.
+        kept: whether that was better; if not, the weights are those of before.
+    """
+
+    epochs: int
+    gap_nats_before: float
+    gap_nats_after: float
+    kept: bool
 
 
 class FittedFile(Strict):
@@ -71,8 +85,10 @@ class FittedFile(Strict):
     Attributes:
         sha256: of the whole file.
         parts: in the order in which they were fitted.
+        tuning: of all of them together afterwards, where it was asked for.
     """
 
     sha256: str
     size_bytes: int
     parts: tuple[FittedPart, ...]
+    tuning: Tuning | None = None

@@ -17,7 +17,7 @@ from hlap_export.errors import PlanError
 from hlap_export.on_progress import OnProgress, Steps, ignore_progress
 from hlap_export.plan.calibration import Search, Windows
 from hlap_export.plan.costs import cost_of
-from hlap_export.plan.fit_memory import fit_bytes
+from hlap_export.plan.fit_memory import fitting_bytes
 from hlap_export.plan.fitted_plan import save_fitted
 from hlap_export.plan.fitting import DEFAULT_OPTIONS, FitOptions
 from hlap_export.plan.harp import ALPHA_GRID, default_num_layers, request_of, search_harp
@@ -29,8 +29,8 @@ from hlap_export.plan.options import FITTING_METHODS, CalibrationOptions, Method
 from hlap_export.plan.pruning_plan import PruningPlan, attention_of_alpha
 from hlap_export.plan.records import SearchRecord, TextWindows
 from hlap_export.plan.states import StateFiles
-from hlap_export.plan.walking import Meter, Walk, walk
-from hlap_export.plan.workbench import Workbench
+from hlap_export.plan.walking import Meter, Walk, quality, walk
+from hlap_export.plan.workbench import Tuned, Workbench
 from hlap_export.reference_model import calibration_text
 from hlap_export.texts import read_tokens, require_window_length, spread_windows
 
@@ -60,6 +60,7 @@ def search_plan(
         PlanError, CheckpointError, TextError, OutputError: as `plan`.
     """
     targets, dtype = asked.options.targets, model_at(asked.model).dtype
+    _require_something_to_tune(asked)
     targets.require_more_than_dense(cost_of(asked.layout, dtype).weight_bytes)
     num_layers = asked.num_layers
     if num_layers is None and not targets.are_given:
@@ -85,7 +86,7 @@ def search_plan(
         options=FitOptions(
             follow_residual=asked.options.follow_residual,
             dtype=dtype,
-            memory_bytes=fit_bytes(asked.layout, asked.options.refit) if asked.method in FITTING_METHODS else 0,
+            memory_bytes=fitting_bytes(asked.layout, asked.method, asked.options, calibration.window_length),
         ),
         max_memory=calibration.max_memory,
         on_progress=on_progress,
@@ -101,7 +102,10 @@ def search_plan(
     if not plan.fits:
         return plan
     assert asked.options.weights is not None
-    return save_fitted(bench.fitting(plan), plan, asked.options.weights)
+    if not asked.options.tune_epochs:
+        return save_fitted(bench.fitting(plan), plan, asked.options.weights)
+    tuned = bench.tuned(plan, asked.options.tune_epochs)
+    return save_fitted(tuned.fitting, _as_tuned(tuned), asked.options.weights)
 
 
 def read_windows(asked: Request, calibration: CalibrationOptions, num_windows: int) -> Windows:
@@ -169,6 +173,22 @@ def open_workbench(
     return Workbench(search, judged_by, layout, options, plans)
 
 
+def _as_tuned(tuned: Tuned) -> PruningPlan:
+    """The plan with its own figures, in the record and as the chosen point of its curve, where it was only fitted."""
+    (own, *others), search, told = tuned.plan.curves, tuned.plan.search, tuned.fitting.tuning
+    assert search is not None and told is not None and own.chosen is not None
+    if not told.kept:
+        return tuned.plan
+    points = list(own.points)
+    chosen = points[own.chosen]
+    points[own.chosen] = chosen.model_copy(update={**quality(tuned.increase), "removed": f"{chosen.removed}, tuned"})
+    facts = {
+        "search": search.model_copy(update={"perplexity_planned": tuned.fitting.perplexity}),
+        "curves": (own.model_copy(update={"points": tuple(points)}), *others),
+    }
+    return tuned.plan.model_copy(update=facts)
+
+
 def _record(bench: Workbench, found: Walk) -> SearchRecord:
     """How the chosen plan came about, and what its layers cost with alpha 1 and without attention."""
     plan, taken = found.plan, found.removals[: found.chosen]
@@ -199,6 +219,16 @@ def _require_a_place_for_weights(asked: Request) -> None:
             expected="a file for the fitted weights, beside the plan",
             found="none",
             fix="pass MethodOptions(weights=...): plan.safetensors for plan.json",
+        )
+
+
+def _require_something_to_tune(asked: Request) -> None:
+    if asked.options.tune_epochs and asked.method not in FITTING_METHODS:
+        raise PlanError(
+            where=f"method {asked.method}, --tune",
+            expected=f"a method that fits weights: {' or '.join(FITTING_METHODS)}",
+            found="one that fits none",
+            fix="leave --tune out, or choose such a method",
         )
 
 

@@ -5,9 +5,11 @@ Shapes: N windows, T tokens, D hidden, H query heads, K KV heads, E head dim.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
-from hlap_export.checkpoint.decoder import LoadedLayer
+from hlap_export.checkpoint.decoder import NO_WEIGHTS, LoadedLayer
 from hlap_export.checkpoint.modeling_hlap import AttentionFreeLayer
 from hlap_export.families import AlphaTarget, Family
 
@@ -26,9 +28,9 @@ def attention_update(layer: LoadedLayer, family: Family, h_NTD: torch.Tensor) ->
     return block.post_attention_layernorm(update) if after_norm else update
 
 
-def mlp_half(layer: LoadedLayer, h_NTD: torch.Tensor) -> torch.Tensor:
-    """The rest of the layer, after its attention: [N, T, D]."""
-    return AttentionFreeLayer(layer.module)(h_NTD)
+def mlp_half(layer: LoadedLayer, h_NTD: torch.Tensor, weights: Mapping[str, torch.Tensor] = NO_WEIGHTS) -> torch.Tensor:
+    """The rest of the layer, after its attention: [N, T, D]; `weights` are others than its own, by name."""
+    return torch.func.functional_call(AttentionFreeLayer(layer.module), dict(weights), (h_NTD,))
 
 
 def value_only(layer: LoadedLayer, family: Family, h_NTD: torch.Tensor, alpha: float) -> torch.Tensor:

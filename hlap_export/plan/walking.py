@@ -11,6 +11,7 @@ from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.errors import PlanError
 from hlap_export.plan.costs import Cost, cost_of, planned_layout
 from hlap_export.plan.curve import Curve, CurvePoint
+from hlap_export.plan.judging import Increase
 from hlap_export.plan.methods.base import Method, Removal
 from hlap_export.plan.options import Measure
 from hlap_export.plan.pruning_plan import PruningPlan
@@ -38,6 +39,16 @@ class Walk:
         return self.removals[self.chosen - 1].plan
 
 
+def quality(increase: Increase) -> dict[str, float]:
+    """What a point of a curve says of the model, as against its cost."""
+    return {
+        "perplexity": increase.perplexity,
+        "increase": math.expm1(increase.gap_nats),
+        "increase_low": math.expm1(increase.gap_nats_low),
+        "increase_high": math.expm1(increase.gap_nats_high),
+    }
+
+
 class Meter:
     """Measures points of curves.
 
@@ -61,10 +72,7 @@ class Meter:
         return CurvePoint(
             num_removed=num_removed,
             removed=removed,
-            perplexity=increase.perplexity,
-            increase=math.expm1(increase.gap_nats),
-            increase_low=math.expm1(increase.gap_nats_low),
-            increase_high=math.expm1(increase.gap_nats_high),
+            **quality(increase),
             kv_ratio=cost.kv_values / dense.kv_values,
             weight_bytes=cost.weight_bytes,
             weight_ratio=cost.weight_bytes / dense.weight_bytes,

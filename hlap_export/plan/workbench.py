@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from hlap_export.artifacts import digest_of
 from hlap_export.checkpoint.layout import ModelLayout
@@ -19,6 +22,17 @@ from hlap_export.plan.judging import Increase, increase_of, window_losses
 from hlap_export.plan.layer_halves import Tensors
 from hlap_export.plan.layer_plan import LinearForm
 from hlap_export.plan.pruning_plan import PruningPlan, dense_plan
+from hlap_export.plan.records import Tuning
+from hlap_export.plan.tuning import tune, with_all_refitted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuned:
+    """A plan after tuning, its weights, and how good it is on the windows that plans are judged by."""
+
+    plan: PruningPlan
+    fitting: Fitting
+    increase: Increase
 
 
 class Workbench:
@@ -62,6 +76,32 @@ class Workbench:
     def fitting(self, plan: PruningPlan) -> Fitting:
         """The plan's fitted weights, and the perplexity with them."""
         return fit_layers(self.search, self.layout, plan, self._options)
+
+    def tuned(self, plan: PruningPlan, epochs: int) -> Tuned:
+        """The plan with all its fitted weights tuned together; as it was where that made it worse.
+
+        Better or worse is judged on the windows that nothing was fitted on.
+        """
+        fitting, wider, before = self.fitting(plan), with_all_refitted(plan), self.increase(plan)
+        decoder, family, windows = self.search.decoder, self.layout.family, self.search.windows
+        tuned = tune(self.search, family, wider, fitting.tensors, epochs, self._plans)
+        stored = getattr(torch, self._options.dtype)
+        tensors = {name: tensor.to(stored).float() for name, tensor in tuned.items()}
+        losses = window_losses(decoder, family, wider, tensors, self._judged_by)
+        after = increase_of(self._judged(self.dense), losses)
+        is_better = after.gap_nats < before.gap_nats
+        told = Tuning(epochs=epochs, gap_nats_before=before.gap_nats, gap_nats_after=after.gap_nats, kept=is_better)
+        if not is_better:
+            return Tuned(plan=plan, fitting=replace(fitting, tuning=told), increase=before)
+        per_token = window_losses(decoder, family, wider, tensors, windows)
+        made = Fitting(
+            tensors=tensors,
+            parts=fitting.parts,
+            losses_nats=tuple(loss * windows.targets.shape[1] for loss in per_token),
+            num_tokens=windows.targets.numel(),
+            tuning=told,
+        )
+        return Tuned(plan=wider, fitting=made, increase=after)
 
     def unexplained(self, layers: Sequence[int], form: LinearForm) -> dict[int, float]:
         """For each layer, the share of its attention's variance that a linear map of its input doesn't explain."""

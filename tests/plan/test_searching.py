@@ -38,10 +38,10 @@ def made(
     return load_plan(path)
 
 
-def held_back_loss(checkpoint: Path) -> float:
-    """Nats per token of a checkpoint on every third window of the calibration text."""
+def held_back_loss(checkpoint: Path, windows: int = 12) -> float:
+    """Nats per token of a checkpoint on every third of so many windows of the calibration text."""
     text = read_tokens(checkpoint, reference_model.calibration_text(), vocab_size=2048)
-    ids = torch.tensor(spread_windows(text, windows=12, window_length=64))[2::3]
+    ids = torch.tensor(spread_windows(text, windows=windows, window_length=64))[2::3]
     model = load_model(checkpoint, dtype=torch.float32)
     with torch.no_grad():
         logits = model(input_ids=ids[:, :-1]).logits

@@ -31,6 +31,15 @@ ChooseLayersBy = Annotated[
     ChooseBy | None,
     typer.Option("--choose-by", help="How choose-fit (left out: greedy) and the drops (cosine) choose."),
 ]
+TuneEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--tune",
+        min=0,
+        metavar="EPOCHS",
+        help="Tune all fitted weights together in the end; 6 do (choose-, suffix-fit).",
+    ),
+]
 MaxIncrease = Annotated[
     str | None, typer.Option(metavar="PERCENT", help="Prune as much as perplexity allows, such as 3%.")
 ]
@@ -59,6 +68,7 @@ def plan(
     max_weights: MaxWeights = None,
     measure: Measured = None,
     choose_by: ChooseLayersBy = None,
+    tune: TuneEpochs = None,
     alpha: Alphas = None,
     text: Text = None,
     recipe: RecipeFile = None,
@@ -84,6 +94,7 @@ def plan(
         max_weight_bytes=None if max_weights is None else parse_size(max_weights, where="--max-weights"),
         measure=measure,
         choose_by=choose_by,
+        tune_epochs=tune,
         alphas=parse_alphas(alpha or []),
         text=text,
     )

@@ -43,7 +43,7 @@ def group_scores(bench: Workbench) -> dict[tuple[int, int], float]:
     return {(int(layer), int(group)): score for layer, group, score in found}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _group_scores(bench: Workbench) -> list[tuple[int, int, float]]:
     search, found = bench.search, list[tuple[int, int, float]]()
     for index in range(1, search.decoder.num_layers):

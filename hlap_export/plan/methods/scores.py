@@ -21,7 +21,7 @@ def similarities(bench: Workbench) -> dict[str, float]:
     return bench.remembered("similarities", lambda: _similarities(bench))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _similarities(bench: Workbench) -> dict[str, float]:
     search, found = bench.search, dict[str, float]()
     batches = list(search.windows.batches())
