@@ -11,7 +11,8 @@ from hlap_export.passes.nodes import required
 class SkipNorms(ir.passes.InPlacePass):
     """`hlap::RMSNorm(a + b, w)` becomes `com.microsoft::SkipSimplifiedLayerNormalization(a, b, w)`.
 
-    The operator also returns a + b, which the next addition reads. It rounds to the activations' dtype where the
+    A bias that was added to a or b alone, as a projection adds it, becomes the operator's fourth input: one operator
+    less. The operator also returns a + b, which the next addition reads. It rounds to the activations' dtype where the
     norm does; a gain in another dtype (Gemma's in half precision) is left to `LowerNorms`, and so is a norm of
     anything but a sum.
     """
@@ -32,9 +33,16 @@ def _fuse(graph: ir.Graph, node: ir.Node) -> bool:
     left, right = required(addition, 0), required(addition, 1)
     if left.shape is None or left.shape != right.shape or len(left.shape) != 3:
         return False
+    inputs, gone = [left, right, gain], [addition, node]
+    for index, operand in enumerate((left, right)):
+        if found := _with_bias(operand):
+            inputs[index] = found[0]
+            inputs.append(found[1])
+            gone += [producer for producer in [operand.producer()] if producer is not None]
+            break
     fused = ir.node(
         "SkipSimplifiedLayerNormalization",
-        [left, right, gain],
+        inputs,
         {"epsilon": node.attributes["epsilon"].as_float()},
         domain=MICROSOFT,
         num_outputs=4,
@@ -46,8 +54,17 @@ def _fuse(graph: ir.Graph, node: ir.Node) -> bool:
     for old, new in ((node.outputs[0], normed), (total, skipped)):
         new.shape, new.type = old.shape, old.type
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    for value in (mean, deviation, skipped):
-        if not value.uses():
-            value.name = ""  # left out: named, it would be computed
-    graph.remove([addition, node], safe=True)
+    mean.name = deviation.name = ""  # outputs that are left out: named, they would be computed
+    graph.remove(gone, safe=True)
     return True
+
+
+def _with_bias(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
+    """The product and the vector whose sum the value is, where nothing but one addition reads it."""
+    node = value.producer()
+    if node is None or node.op_type != "Add" or node.domain or len(value.uses()) != 1:
+        return None
+    product, bias = required(node, 0), required(node, 1)
+    if not bias.is_initializer() or bias.shape is None or len(bias.shape) != 1 or product.is_initializer():
+        return None
+    return product, bias

@@ -17,7 +17,7 @@ from hlap_export.checkpoint import read_layout
 from hlap_export.engines import KVCache, TracedSession, tracer_of, usable_cores
 from hlap_export.engines.tracing import Tracer
 from hlap_export.errors import ArtefactError
-from hlap_export.verify.graph_names import residual_values, tensor_values
+from hlap_export.verify.graph_names import biased_by_a_norm, residual_values, tensor_values
 from hlap_export.verify.layer_errors import Floats, Parts, error_ratio
 from hlap_export.verify.options import VerifyOptions
 from hlap_export.verify.parity import CHUNKED, PADDED_DECODE, PADDED_PREFILL, PREFILL, Row, pad_left
@@ -82,7 +82,7 @@ class Search:
         """The layer's first tensor beyond the bound, else the worst; None where none has a name in both."""
         names = tensor_values(self._values, layer)
         trace = self._trace(list(set(names.values())))
-        expected = self._parts(trace).tensors(layer, inputs)
+        expected = self._parts(trace).tensors(layer, inputs, biased_by_a_norm(self._values, layer))
         errors: dict[str, float] = {}
         for module in expected[0]:
             found = [row.get(names.get(module, "")) for row in trace]

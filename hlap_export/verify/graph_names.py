@@ -18,6 +18,9 @@ SKIP_NORMS = ("SkipSimplifiedLayerNormalization", "SkipLayerNormalization")
 SUM_OUTPUT = 3
 """Which output of such a norm is the sum that it norms."""
 
+BIAS_INPUT = 3
+"""Which input of such a norm is a vector that it adds to the sum."""
+
 MATMULS = ("MatMul", "MatMulNBits", "Gemm", "Add")
 
 
@@ -52,6 +55,14 @@ def tensor_values(values: Sequence[GraphValue], layer: int) -> dict[str, str]:
         if value.module.startswith(prefix) and value.index == 0:
             found[value.module.removeprefix(prefix)] = value.name  # the module's last value is its output
     return found
+
+
+def biased_by_a_norm(values: Sequence[GraphValue], layer: int) -> set[str]:
+    """Modules of a layer whose bias the norm behind them adds: their value in the graph is without it."""
+    norms = [value.inputs for value in values if value.op_type in SKIP_NORMS]
+    read = {name for inputs in norms if len(inputs) > BIAS_INPUT and inputs[BIAS_INPUT] for name in inputs[:2]}
+    named = tensor_values(values, layer)
+    return {module for module, name in named.items() if name in read and module.endswith("_proj")}
 
 
 def _embedding(values: Sequence[GraphValue]) -> str | None:

@@ -7,7 +7,7 @@ Shapes: T tokens, D hidden, F features of a tensor, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,12 +64,22 @@ class Parts:
         errors["head"] = max(error_ratio(ours, theirs) for ours, theirs in zip(logits, expected, strict=True))
         return errors
 
-    def tensors(self, layer: int, inputs: Sequence[Floats]) -> list[dict[str, Floats]]:
-        """What the layer's modules make of each row's input [T, D], in the order of computation, by module path."""
+    def tensors(
+        self, layer: int, inputs: Sequence[Floats], without_bias: Collection[str] = ()
+    ) -> list[dict[str, Floats]]:
+        """What the layer's modules make of each row's input [T, D], in the order of computation, by module path.
+
+        Of the modules in `without_bias` it is what they make before they add their bias.
+        """
         import torch
 
         with torch.inference_mode(), self._decoder.layer(layer) as loaded:
-            return [_module_outputs(loaded.module, lambda h=h_TD: loaded(torch.tensor(h)[None])) for h_TD in inputs]
+            made = [_module_outputs(loaded.module, lambda h=h_TD: loaded(torch.tensor(h)[None])) for h_TD in inputs]
+            for name in without_bias:
+                bias = loaded.module.get_submodule(name).bias.cpu().numpy()
+                for outputs in made:
+                    outputs[name] = outputs[name] - bias
+        return made
 
     def embedded(self) -> list[Floats]:
         """The reference's residual stream [T, D] of each row before layer 0."""

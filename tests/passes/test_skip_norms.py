@@ -43,17 +43,46 @@ def test_the_norm_and_the_sum_are_what_they_were() -> None:
     np.testing.assert_allclose(following, stream + c, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("text", "left_out"),
-    [(STREAM, [1, 2]), (STREAM.replace("Add (stream, c)", "Identity (c)"), [1, 2, 3])],
-    ids=["the sum is read", "the sum isn't read"],
-)
-def test_what_nothing_reads_is_left_out_also_once_nodes_are_named(text: str, left_out: list[int]) -> None:
-    model = typed(text)
+def test_what_nothing_reads_is_left_out_also_once_nodes_are_named() -> None:
+    model = typed(STREAM)
     SkipNorms()(model)
     NameNodes(wrapper="")(model)
     fused = next(node for node in ir.to_proto(model).graph.node if node.op_type.startswith("Skip"))
-    assert [index for index, name in enumerate(fused.output) if not name] == left_out
+    assert [index for index, name in enumerate(fused.output) if not name] == [1, 2]
+
+
+def with_bias(side: str, also_read: bool = False) -> ir.Model:
+    """The graph whose `side` of the sum is a projection's output with its bias, a vector of the graph's own."""
+    biased = STREAM.replace("{\n    stream", f"{{\n    biased = Add ({side}, bias)\n    stream", 1)
+    biased = biased.replace("stream = Add (a, b)", f"stream = Add ({'biased, b' if side == 'a' else 'a, biased'})")
+    biased = biased.replace("Add (stream, c)", "Add (stream, biased)") if also_read else biased
+    model = ir.from_onnx_text(biased.replace("float[8] gain", "float[8] gain, float[8] bias"))
+    for node in model.graph:
+        node.outputs[0].shape, node.outputs[0].type = model.graph.inputs[0].shape, model.graph.inputs[0].type
+    bias = next(value for value in model.graph.inputs if value.name == "bias")
+    model.graph.inputs.remove(bias)
+    bias.const_value = ir.tensor(np.arange(8, dtype=np.float32), name="bias")
+    model.graph.register_initializer(bias)
+    return model
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_a_projections_bias_is_added_by_the_norm(side: str) -> None:
+    model = with_bias(side)
+    assert SkipNorms()(model).modified
+    assert operators(model) == ["SkipSimplifiedLayerNormalization", "Add"]
+    a, b, c, gain = random(2, 3, 8), random(2, 3, 8), random(2, 3, 8), random(8)
+    normed, following = run(model, a=a, b=b, c=c, gain=gain)
+    stream = a + b + np.arange(8, dtype=np.float32)
+    expected = gain * stream / np.sqrt((stream**2).mean(-1, keepdims=True) + 0.1)
+    np.testing.assert_allclose(normed, expected, atol=1e-5)
+    np.testing.assert_allclose(following, stream + c, atol=1e-5)
+
+
+def test_a_biased_value_that_something_else_reads_is_left() -> None:
+    model = with_bias("b", also_read=True)
+    assert SkipNorms()(model).modified
+    assert sorted(operators(model)) == ["Add", "Add", "SkipSimplifiedLayerNormalization"]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,20 @@ def test_a_fault_in_another_tensor_is_told_apart(
     assert fault.tensor.name == tensor
 
 
+def test_a_fault_in_a_map_whose_bias_the_next_norm_adds_is_blamed_on_the_map(
+    tiny_engines: TinyEngines, tmp_path: Path
+) -> None:
+    """The graph has no value that is the map's output: PyTorch's is compared before its bias."""
+    whole = "model.layers.2.self_attn.o_proj"
+    engine = tiny_engines.get(plan="linear", flavour="ort")
+    right = verify(engine.folder, engine.checkpoint, options=replace(OPTIONS, bisect=True)).fault
+    assert right is not None and right.tensor is not None and right.tensor.error_ratio < 2e-6
+    fault = verified(tiny_engines, tmp_path, whole, plan="linear", flavour="ort").fault
+    assert fault is not None and fault.tensor is not None
+    assert (fault.tensor.name, fault.num_beyond_bound) == (whole, 1)
+    assert 3e-3 < fault.tensor.error_ratio < 1e-2
+
+
 def test_a_fault_in_the_head_is_not_blamed_on_a_layer(tiny_engines: TinyEngines, tmp_path: Path) -> None:
     """Mistral's head isn't tied to the embedding."""
     fault = verified(tiny_engines, tmp_path, "lm_head", family="mistral", flavour="ort").fault
