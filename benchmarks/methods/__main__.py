@@ -175,9 +175,13 @@ def run_seed(arguments: argparse.Namespace, seed: int, work: Path) -> dict[str, 
     """All methods on one choice of calibration windows."""
     model, layout = arguments.model, read_layout(arguments.model)
     is_first = seed == arguments.seeds[0]
-    names = METHODS if is_first else METHODS_OF_FURTHER_SEEDS
+    names = (
+        dict.fromkeys(("harp", *arguments.only))
+        if arguments.only
+        else (METHODS if is_first else METHODS_OF_FURTHER_SEEDS)
+    )
     third = layout.num_layers // 3
-    most = layout.num_layers // 2 if is_first else third
+    most = layout.num_layers // 2 if is_first and not arguments.only else third
     calibration = windows_of(model, arguments.text, arguments.windows, seed=seed)
     texts = {path.name: windows_of(model, path, arguments.windows) for path in arguments.held_out}
     engines = Engines(model, work) if is_first and arguments.latency else None
@@ -190,7 +194,7 @@ def run_seed(arguments: argparse.Namespace, seed: int, work: Path) -> dict[str, 
             if engines is not None and " by " not in name:
                 time_points(engines, bench, name, curves[name], third)
     found: dict[str, Any] = {"seed": seed, "curves": curves, "calibration": calibration.text.model_dump()}
-    if is_first:
+    if is_first and not arguments.only:
         found["planning"] = {name: planning_cost(model, name, third) for name in PLANNED}
     if engines is not None:
         found["duel"] = duels(engines, curves, third)
@@ -204,6 +208,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, nargs="+", default=[reference_model.evaluation_text(), SECOND_TEXT])
     parser.add_argument("--windows", type=int, default=NUM_WINDOWS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=METHODS, help="these methods, and HARP, to n = L/3")
     parser.add_argument("--latency", action="store_true", help="also build and time the engine of every plan")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

@@ -49,13 +49,18 @@ def markdown(result: dict[str, Any]) -> str:
             shares = ", ".join(f"{gaps[text]['gap_nats'] / harp[text]['gap_nats']:.2f}" for text in texts)
             lines.append(f"| {run['seed']} | {name} | {' | '.join(_gap(gaps[text]) for text in texts)} | {shares} |")
     lines += [*_duel(first["duel"])] if "duel" in first else []
-    lines += ["", "## Planning", "", f"`plan --num-layers {third}`, HARP's curve beside the method's own included.", ""]
+    return "\n".join([*lines, *_planning(first, third), *_curves(first["curves"], texts)]) + "\n"
+
+
+def _planning(first: dict[str, Any], third: int) -> list[str]:
+    if "planning" not in first:
+        return []
+    lines = ["", "## Planning", "", f"`plan --num-layers {third}`, HARP's curve beside the method's own included.", ""]
     lines += ["| method | seconds | CPU seconds | peak memory, MiB |", "|---|---|---|---|"]
-    lines += [
+    return lines + [
         f"| {name} | {cost['seconds']:.0f} | {cost['cpu_seconds']:.0f} | {cost['peak_rss_bytes'] / 2**20:.0f} |"
         for name, cost in first["planning"].items()
     ]
-    return "\n".join([*lines, *_curves(first["curves"], texts)]) + "\n"
 
 
 def at(points: list[Point], num_removed: int) -> Point:
@@ -121,7 +126,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axis.set(xlabel=label)
     axes[0].set(ylabel=f"nats per token above dense ({text})")
     axes[0].legend(frameon=False, fontsize=8)
-    top = 2 * max(point["held_out"][text]["gap_nats"] for point in first["choose-fit"])
+    top = 2 * max(point["held_out"][text]["gap_nats"] for point in first.get("choose-fit", first["harp"]))
     axes[0].set_ylim(0, top)
     figure.tight_layout()
     figure.savefig(path)
