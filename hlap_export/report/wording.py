@@ -122,7 +122,10 @@ def of_text(text: Text) -> str:
 
 def layer_strip(layers: tuple[LayerRow, ...]) -> str:
     """One symbol per layer, the embedding's side first; a full layer with fewer heads is hatched."""
-    return "".join("◍" if row.is_pruned and row.attention == "full" else SYMBOLS[row.attention] for row in layers)
+    most = max(row.num_heads for row in layers)
+    return "".join(
+        "◍" if row.attention == "full" and row.num_heads < most else SYMBOLS[row.attention] for row in layers
+    )
 
 
 def layer_legend(layers: tuple[LayerRow, ...]) -> str:
@@ -133,14 +136,20 @@ def layer_legend(layers: tuple[LayerRow, ...]) -> str:
 
 
 def layer_changes(layers: tuple[LayerRow, ...]) -> list[str]:
-    """One phrase per pruned layer: "layer 10: alpha 0.3"."""
-    return [f"layer {row.layer}: {_change(row)}" for row in layers if row.is_pruned]
+    """One phrase per layer that lost something, "layer 10: alpha 0.3"; the headline counts what is only fitted anew."""
+    most = max(row.num_heads for row in layers)
+    return [f"layer {row.layer}: {said}" for row in layers if row.is_pruned and (said := _change(row, most))]
 
 
-def _change(row: LayerRow) -> str:
-    if row.attention == "full":
-        return f"{row.num_heads} query and {row.num_kv_heads} KV heads"
-    return row.attention.replace("_", " ") if row.alpha is None else f"alpha {row.alpha:g}"
+def _change(row: LayerRow, most_heads: int) -> str:
+    said: list[str] = []
+    if row.attention != "full":
+        said.append(row.attention.replace("_", " ") if row.alpha is None else f"alpha {row.alpha:g}")
+    elif row.num_heads < most_heads:
+        said.append(f"{row.num_heads} query and {row.num_kv_heads} KV heads")
+    if row.mlp == "skip":
+        said.append("no MLP")
+    return ", ".join(said)
 
 
 def headline(summary: Summary) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hlap_export.report import wording
+from hlap_export.report.summary import LayerRow
 from tests.report.sample import sample_summary
 
 
@@ -59,3 +60,16 @@ def test_an_engine_of_rounded_weights_is_not_called_the_same_as_pytorch() -> Non
 def test_a_speedup_has_no_digit_that_its_interval_leaves_open(speedup: float, half: float, words: str) -> None:
     changes = {"speedup": speedup, "speedup_low": speedup - half, "speedup_high": speedup + half}
     assert wording.of_speedup(sample_summary().latency[0].model_copy(update=changes)) == words
+
+
+def test_layers_that_are_only_fitted_anew_have_not_lost_heads() -> None:
+    layers = (
+        LayerRow(layer=0, attention="full", num_heads=8, num_kv_heads=2, alpha=None, is_pruned=False),
+        LayerRow(layer=1, attention="full", num_heads=8, num_kv_heads=2, alpha=None, is_pruned=True, mlp="refit"),
+        LayerRow(layer=2, attention="full", num_heads=4, num_kv_heads=1, alpha=None, is_pruned=True, mlp="refit"),
+        LayerRow(layer=3, attention="full", num_heads=8, num_kv_heads=2, alpha=None, is_pruned=True, mlp="skip"),
+        LayerRow(layer=4, attention="linear", num_heads=0, num_kv_heads=0, alpha=None, is_pruned=True, mlp="refit"),
+    )
+    assert wording.layer_strip(layers) == "●●◍●◆"
+    assert "fewer heads" in wording.layer_legend(layers)
+    assert wording.layer_changes(layers) == ["layer 2: 4 query and 1 KV heads", "layer 3: no MLP", "layer 4: linear"]
