@@ -35,10 +35,10 @@ def _fuse(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     inputs, gone = [left, right, gain], [addition, node]
     for index, operand in enumerate((left, right)):
-        if found := _with_bias(operand):
-            inputs[index] = found[0]
-            inputs.append(found[1])
-            gone += [producer for producer in [operand.producer()] if producer is not None]
+        if biased := _addition_of_bias(operand):
+            inputs[index] = required(biased, 0)
+            inputs.append(required(biased, 1))
+            gone.append(biased)
             break
     fused = ir.node(
         "SkipSimplifiedLayerNormalization",
@@ -59,12 +59,11 @@ def _fuse(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-def _with_bias(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
-    """The product and the vector whose sum the value is, where nothing but one addition reads it."""
+def _addition_of_bias(value: ir.Value) -> ir.Node | None:
+    """The node that makes the value of a product and a vector, where nothing but one addition reads it."""
     node = value.producer()
     if node is None or node.op_type != "Add" or node.domain or len(value.uses()) != 1:
         return None
     product, bias = required(node, 0), required(node, 1)
-    if not bias.is_initializer() or bias.shape is None or len(bias.shape) != 1 or product.is_initializer():
-        return None
-    return product, bias
+    is_bias = bias.is_initializer() and bias.shape is not None and len(bias.shape) == 1
+    return node if is_bias and not product.is_initializer() else None

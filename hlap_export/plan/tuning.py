@@ -86,6 +86,7 @@ class _Tuner:
         self._decoder = search.decoder
         self._num_windows = len(search.windows.ids)
         self._dense = search.states.beside("dense")
+        self._run_last_dense_layer()
         self.weights = {name: weight.requires_grad_() for name, weight in self._beginning(fitted).items()}
         self._optimiser = torch.optim.Adam(
             [{"params": [weight], "lr": RATE * self._scale(name)} for name, weight in self.weights.items()], betas=BETAS
@@ -113,10 +114,15 @@ class _Tuner:
                     if is_tuned and name not in weights:
                         own = layer.module.get_parameter(f"{last_module(self._family, part)}.weight")
                         weights[name] = own.detach().cpu().clone()
-                if index + 1 == self._decoder.num_layers:
-                    for rows in self._search.windows.batches():
-                        self._dense.write(index + 1, rows, layer(self._search.states.read(index, rows)))
         return weights
+
+    @torch.no_grad()
+    def _run_last_dense_layer(self) -> None:
+        """Keep what leaves it: a search keeps only what enters the layers."""
+        last = self._decoder.num_layers - 1
+        with self._decoder.layer(last) as layer:
+            for rows in self._search.windows.batches():
+                self._dense.write(last + 1, rows, layer(self._search.states.read(last, rows)))
 
     def _scale(self, name: str) -> float:
         """Root mean square; a norm of Gemma-2 multiplies by 1 + weight."""

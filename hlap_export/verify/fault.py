@@ -82,7 +82,7 @@ class Search:
         """The layer's first tensor beyond the bound, else the worst; None where none has a name in both."""
         names = tensor_values(self._values, layer)
         trace = self._trace(list(set(names.values())))
-        expected = self._parts(trace).tensors(layer, inputs, biased_by_a_norm(self._values, layer))
+        expected = self._parts(trace).tensors(layer, inputs, biased_by_a_norm(self._values, names))
         errors: dict[str, float] = {}
         for module in expected[0]:
             found = [row.get(names.get(module, "")) for row in trace]

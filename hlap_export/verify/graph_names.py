@@ -6,7 +6,7 @@ the norm that follows, where addition and norm are one operator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hlap_export.checkpoint.layout import ModelLayout
 from hlap_export.engines import GraphValue
@@ -57,12 +57,11 @@ def tensor_values(values: Sequence[GraphValue], layer: int) -> dict[str, str]:
     return found
 
 
-def biased_by_a_norm(values: Sequence[GraphValue], layer: int) -> set[str]:
-    """Modules of a layer whose bias the norm behind them adds: their value in the graph is without it."""
+def biased_by_a_norm(values: Sequence[GraphValue], tensors: Mapping[str, str]) -> set[str]:
+    """Of `tensor_values`, the modules whose bias the norm behind them adds: their value is without it."""
     norms = [value.inputs for value in values if value.op_type in SKIP_NORMS]
     read = {name for inputs in norms if len(inputs) > BIAS_INPUT and inputs[BIAS_INPUT] for name in inputs[:2]}
-    named = tensor_values(values, layer)
-    return {module for module, name in named.items() if name in read and module.endswith("_proj")}
+    return {module for module, name in tensors.items() if name in read and module.endswith("_proj")}
 
 
 def _embedding(values: Sequence[GraphValue]) -> str | None:
