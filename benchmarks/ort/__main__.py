@@ -4,13 +4,17 @@
 
 Everything runs in one process, in turn, with the same number of threads: our dense engine; ours with the top quarter of
 its layers reduced to values; the graph of onnxruntime-genai's builder (`pip install onnxruntime-genai`), of the same
-precision; in float32 also the graph of optimum-onnx and the model in PyTorch. All are loaded anew several times, and
-the fastest load of each counts: about every sixth session of any graph, ours or another's, computes attention a quarter
-slower than the others for as long as it lives (with two threads; never with one).
+precision; in float32 also the graph of optimum-onnx and the model in PyTorch. Graphs of others run in sessions with our
+options, worker threads that stay awake during a run among them.
 
-optimum-onnx needs an older transformers,
-so an environment of its own (`pip install optimum-onnx onnxruntime`) writes its graph, and this process runs it. All
-models take about an hour and a half on two cores, and 16 GiB; `--model llama-30m` a quarter of an hour.
+All are loaded anew several times, and the fastest load of each counts, because a decode step at one length draws lots:
+ONNX Runtime's attention, with two threads, sums up a head's output in a scratch whose address depends on the session
+and the length, and where that lies across two pages of memory the whole step takes up to a quarter longer, every time.
+About one load in six draws that, of any graph. A loop that generates text passes through all lengths.
+
+optimum-onnx needs an older transformers, so an environment of its own (`pip install optimum-onnx onnxruntime`) writes
+its graph, and this process runs it. All models take about an hour and a half on two cores, and 16 GiB; `--model
+llama-30m` a quarter of an hour.
 """
 
 from __future__ import annotations

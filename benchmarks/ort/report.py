@@ -113,7 +113,8 @@ def markdown(facts: dict[str, Any], results: Sequence[PointResult]) -> str:
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + ". Batch 1; medians of rounds in one process, in turn, all loaded anew several times; ratios below 1 mean "
         "that the first is faster, and are of each one's fastest load, in brackets the extremes of single loads: about "
-        "every sixth session of any graph computes attention a quarter slower than the others as long as it lives.",
+        "every sixth load of any graph has its attention's scratch across two pages of memory at a given length, and "
+        "decodes a quarter slower there.",
         "",
         "| ratio | median | worst | points |",
         "|---|---|---|---|",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,16 @@ def test_two_threads_compute_what_one_computes(tiny_engines: TinyEngines) -> Non
     with open_session(folder, threads=1) as one, open_session(folder, threads=2) as two:
         assert two.threads == 2
         assert_close(run_whole(two, tokens(2, 16))[0], run_whole(one, tokens(2, 16))[0])
+
+
+def test_threads_sleep_as_soon_as_a_run_ends(tiny_engines: TinyEngines) -> None:
+    """By default ONNX Runtime's threads stay awake for 40 ms, on cores that something else may want."""
+    with open_session(tiny_engines.get().folder, threads=2) as session:
+        for _ in range(3):
+            run_whole(session, tokens(2, 16))
+        computed = time.process_time()
+        time.sleep(0.1)
+        assert time.process_time() - computed < 0.02
 
 
 def test_a_half_precision_engine_takes_and_gives_float32_at_its_border(tiny_engines: TinyEngines) -> None:
