@@ -1,8 +1,9 @@
 """A session whose graph writes new keys and values into buffers that stay where they are: flavour `ort`.
 
 The attention operator counts a row's tokens from the front of its buffer, so padding never gets there: each row keeps
-its real tokens alone, and the mask that the graph sees is ones on the left. A step of one token for every row runs as
-one batch, whatever the rows' lengths; what surrounds it in Python, run when the caches hold the model, is kept short.
+its real tokens alone, and the mask that the graph sees is one column with their number (it sums the columns, whatever
+they are). A step of one token for every row runs as one batch, whatever the rows' lengths; what surrounds it in Python,
+run when the caches hold the model, is kept short: it writes the token and that number where they are bound.
 Longer steps of rows that have a past, or padding, run row by row, which on a CPU costs nothing: a prompt fills it
 anyway.
 """
@@ -24,6 +25,9 @@ from hlap_export.errors import ArtefactError
 NUM_KEPT = "num_logits_to_keep"
 """The graph's optional input: how many last tokens have logits, 0 for all of them."""
 
+MASK, COLUMNS = "attention_mask", "mask_columns"
+"""The input that is summed, and how a graph names its second dimension that leaves the number of columns free."""
+
 CPU_CHUNK = 512
 """Tokens of a prompt that run at a time, so that what passes between operators stays in the CPU's caches.
 
@@ -43,6 +47,7 @@ class InPlaceSession(LoadedDecoder):
 
     def __init__(self, session: Any, *, provider: str, threads: int) -> None:
         super().__init__(session, provider=provider, threads=threads)
+        _require_columns(session)
         self._device = "cuda" if provider.startswith("CUDA") else "cpu"
         self._chunk = CPU_CHUNK if self._device == "cpu" else sys.maxsize
 
@@ -110,29 +115,29 @@ class InPlaceSession(LoadedDecoder):
 
     def _run(self, store: _Store, row: int | None, input_ids: Ints, lengths: Ints, logits: NDArray[np.float32]) -> None:
         """Run new tokens [B, T] of all rows, or of one, that end at `lengths` [B], and fill their last logits."""
-        ids, mask = np.ascontiguousarray(input_ids, dtype=np.int64), store.mask(lengths)
+        ids, counts = (np.ascontiguousarray(array, dtype=np.int64) for array in (input_ids, lengths[:, None]))
         kept = np.array([logits.shape[1]], np.int64)
         binding = store.binding(row)
-        for name, array in (("input_ids", ids), ("attention_mask", mask), (NUM_KEPT, kept)):
+        for name, array in (("input_ids", ids), (MASK, counts), (NUM_KEPT, kept)):
             binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
         assert logits.flags.c_contiguous
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         self._compute(binding, lengths)
 
     def _step(self, store: _Store, input_ids: Ints, lengths: Ints) -> NDArray[np.float32]:
-        """Run one new token [B, 1] for every row, which then has `lengths` [B]: only the mask is bound anew."""
+        """Run one new token [B, 1] for every row, which then has `lengths` [B]: all is bound already."""
         step = store.step()
         np.copyto(step.ids, input_ids)
-        step.binding.bind_cpu_input("attention_mask", store.mask(lengths))  # a third of the time by address
+        np.copyto(step.counts, lengths[:, None])
         self._compute(step.binding, lengths)
         return step.logits
 
     def _step_alone(self, store: _Store, input_ids: Ints, start: int) -> NDArray[np.float32]:
-        """The same for the token [1, 1] of the only row, after `start` columns: no arrays are made but views."""
+        """The same for the token [1, 1] of the only row, after `start` columns: no arrays are made."""
         length = store.append_one(start)
         step = store.step()
         step.ids[0, 0] = input_ids[0, 0]
-        step.binding.bind_cpu_input("attention_mask", store.ones(length))
+        step.counts[0, 0] = length
         self._compute(step.binding, length)
         return step.logits
 
@@ -171,17 +176,17 @@ class InPlaceSession(LoadedDecoder):
 
 
 class _Step:
-    """What a step of one token for every row reads and writes beside the mask, bound once.
+    """What a step of one token for every row reads and writes, bound once.
 
     The logits go to the caller as they are: a copy of them, made and freed each time, took 5 % of a step of 2 ms.
     """
 
     def __init__(self, binding: Any, batch: int, vocab_size: int) -> None:
         self.binding = binding
-        self.ids = np.zeros((batch, 1), np.int64)
+        self.ids, self.counts = (np.zeros((batch, 1), np.int64) for _ in range(2))
         self.logits = self._bind_logits((batch, 1, vocab_size))
         self._kept = np.ones(1, np.int64)
-        for name, array in (("input_ids", self.ids), (NUM_KEPT, self._kept)):
+        for name, array in (("input_ids", self.ids), (MASK, self.counts), (NUM_KEPT, self._kept)):
             binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
 
     @property
@@ -222,8 +227,6 @@ class _Store:
         self.is_real[:, : known.shape[1]] = known
         self.counts = np.zeros((self._batch, capacity + 1), np.int64)
         self.counts[:, : counts.shape[1]] = counts
-        self._ones, self._mask = (np.ones(self._batch * capacity, np.int64) for _ in range(2))
-        self._ones_row = self._ones[:capacity].reshape(1, capacity)
         self._bindings: dict[int | None, Any] = {}
         self._steps: list[_Step] = []
 
@@ -253,28 +256,12 @@ class _Store:
         counts[0, start + 1] = length = int(counts[0, start]) + 1
         return length
 
-    def ones(self, width: int) -> Ints:
-        """The mask [1, width] of a row without padding."""
-        return self._ones_row[:, :width]
-
     def fill(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Copy arrays [B, K, P, E] to the front of the buffers."""
         for buffer, array in zip(self.buffers, arrays, strict=True):
             whole = buffer.read()
             whole[:, :, : array.shape[2]] = array
             buffer.write(whole)
-
-    def mask(self, lengths: Ints) -> Ints:
-        """Ones for the first `lengths` [B] tokens of each row, as wide as the longest; the next call overwrites it."""
-        batch = len(lengths)
-        width = int(lengths[0]) if batch == 1 else int(lengths.max())
-        if batch == 1 or int(lengths.min()) == width:
-            return self._ones[: batch * width].reshape(batch, width)
-        mask = self._mask[: batch * width].reshape(batch, width)
-        mask.fill(1)
-        for row, length in enumerate(lengths):  # a comparison would make arrays as wide as the context
-            mask[row, length:] = 0
-        return mask
 
     def binding(self, row: int | None) -> Any:
         """The binding to all rows, or to one, made once."""
@@ -296,3 +283,15 @@ class _Store:
 
 def _store_of(cache: KVCache) -> _Store:
     return cast(_Store, cache.buffers[0])
+
+
+def _require_columns(session: Any) -> None:
+    """Refuse a graph that takes the number of a mask's columns for the longest row's tokens, as earlier ones did."""
+    shape = next(node.shape for node in session.get_inputs() if node.name == MASK)
+    if shape[1] != COLUMNS:
+        raise ArtefactError(
+            where="the engine",
+            expected=f"a graph whose {MASK} is [batch, {COLUMNS}]",
+            found=f"[{', '.join(map(str, shape))}]: flavour ort of an earlier version of hlap-export",
+            fix="export and build it again",
+        )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from hlap_export.errors import ExportError
-from hlap_export.passes.nodes import constant, node_before, required
+from hlap_export.passes.nodes import constant, initializer, node_before, required
 
 MICROSOFT = "com.microsoft"
+COLUMNS = "mask_columns"
+"""The mask's second dimension: as many columns as tokens, or one with their number."""
+
 HEAD_DIM_MULTIPLE = 16
 """The operator's rotation works on whole vectors of so many elements."""
 
@@ -20,7 +24,9 @@ class GroupQueryAttention(ir.passes.InPlacePass):
     The operator writes new keys and values behind the past ones. Where past and present are one buffer with room for
     more (which the runtime decides), nothing is copied. How many tokens count it takes from the attention mask: each
     row's real tokens are the first ones of its cache, so padding is on the right, and the position of a token is its
-    place among them. Runs after `TabulateRotary`; masks and position ids are left without readers.
+    place among them. Of the mask nothing but each row's sum is read, so that one column with the sums does as well as a
+    column for each token, which a step at long context would have to fetch from memory. Runs after `TabulateRotary`;
+    masks and position ids are left without readers.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -119,14 +125,15 @@ def _replace(graph: ir.Graph, node: ir.Node, parts: _Parts, lengths: tuple[ir.Va
 
 
 def _lengths(graph: ir.Graph) -> tuple[ir.Value, ir.Value]:
-    """Index of each row's last token, int32 [B], and the width of the mask, an int32 scalar."""
+    """Index of each row's last token, int32 [B], and the tokens of the longest row, an int32 scalar."""
     mask = next(value for value in graph.inputs if value.name == "attention_mask")
+    assert mask.shape is not None
+    mask.shape = ir.Shape([mask.shape[0], COLUMNS])
     first = graph[0]
-    int32 = {"to": ir.DataType.INT32.value}
     total = node_before(first, "ReduceSum", [mask, constant(graph, [1])], {"keepdims": 0})
-    last = node_before(first, "Cast", [node_before(first, "Sub", [total, constant(graph, [1])])], int32)
-    width = node_before(first, "Squeeze", [node_before(first, "Shape", [mask], {"start": 1, "end": 2})])
-    return last, node_before(first, "Cast", [width], int32)
+    total = node_before(first, "Cast", [total], {"to": ir.DataType.INT32.value})
+    one = initializer(graph, "int32.1", np.array([1], np.int32))
+    return node_before(first, "Sub", [total, one]), node_before(first, "ReduceMax", [total], {"keepdims": 0})
 
 
 def _inputs(value: ir.Value, op_type: str) -> tuple[ir.Value, ...]:

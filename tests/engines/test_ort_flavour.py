@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
 import numpy as np
+import onnx
 import pytest
 
 from hlap_export.engines import Session, backends, build, open_session
@@ -133,6 +135,18 @@ def test_more_tokens_than_the_model_has_positions_for_are_refused(tiny_engines: 
         session.run(ids[:, :128], ids[:, :128], np.arange(128)[None], session.empty_cache(1))
         with pytest.raises(ArtefactError, match="a sequence of 129"):
             session.run(ids, ids, np.arange(129)[None], session.empty_cache(1))
+
+
+def test_a_graph_that_counts_the_columns_of_the_mask_is_refused(tiny_engines: TinyEngines, tmp_path: Path) -> None:
+    """As those of earlier versions did: of the one column that a session passes, they would see one token."""
+    shutil.copytree(tiny_engines.get("llama", "mixed", flavour="ort").folder, tmp_path / "engine")
+    graph = tmp_path / "engine" / "model.onnx"
+    model = onnx.load(graph, load_external_data=False)
+    mask = next(value for value in model.graph.input if value.name == "attention_mask")
+    mask.type.tensor_type.shape.dim[1].dim_param = "past_sequence + sequence"
+    graph.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtefactError, match=r"\[batch, past_sequence \+ sequence\].*export and build it again"):
+        open_session(tmp_path / "engine", threads=1)
 
 
 def test_steps_write_into_the_buffers_that_were_allocated_once(tiny_engines: TinyEngines) -> None:

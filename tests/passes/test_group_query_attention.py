@@ -104,8 +104,9 @@ def attention(q: Any, keys: Any, values: Any, softcap: float, window: int) -> np
     return result.reshape(batch, new, heads * size)
 
 
+@pytest.mark.parametrize("mask", [np.ones((1, PAST + NEW), np.int64), np.array([[PAST + NEW]])], ids=["ones", "sum"])
 @pytest.mark.parametrize(("softcap", "window"), [(0.0, 0), (2.5, 0), (0.0, 4), (2.5, 4)])
-def test_new_tokens_after_cached_ones_see_what_the_mask_would_show(softcap: float, window: int) -> None:
+def test_new_tokens_after_cached_ones_see_what_the_mask_would_show(softcap: float, window: int, mask: Any) -> None:
     model = lowered(traced(softcap, window))
     assert operators(model).count("GroupQueryAttention") == 1
     assert [value.name for value in model.graph.inputs] == ["q", "k", "v", "attention_mask", "past_key", "past_value"]
@@ -117,7 +118,6 @@ def test_new_tokens_after_cached_ones_see_what_the_mask_would_show(softcap: floa
     values = np.concatenate([past_value, heads[2]], axis=2)
     expected = attention(rotated(heads[0], PAST), keys, values, softcap, window)
 
-    mask = np.ones((1, PAST + NEW), np.int64)
     y, present_key, present_value = run(
         model, q=q, k=k, v=v, attention_mask=mask, past_key=past_key, past_value=past_value
     )
