@@ -234,9 +234,9 @@ def test_a_gpu_engine_is_the_graph_as_it_was_exported(dtype: str, tiny_exports: 
 def test_a_session_on_another_provider_than_the_one_asked_for_is_refused(
     tiny_engines: TinyEngines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = tiny_engines.get("llama", "mixed", flavour="ort").folder  # first: building it needs real sessions
     fallen_back = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: fallen_back)
-    folder = tiny_engines.get("llama", "mixed", flavour="ort").folder
     with pytest.raises(BackendMissing, match="a session on CUDAExecutionProvider, found one on CPUExecutionProvider"):
         backends()["onnxruntime-cuda"].open(folder, threads=1)
 
