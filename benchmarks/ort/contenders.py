@@ -21,7 +21,7 @@ from hlap_export.bench.report import Phase
 from hlap_export.bench.steps import decode_step, prefill_step
 from hlap_export.checkpoint import ModelLayout
 from hlap_export.engines import Session
-from hlap_export.engines.ort import SPINNING
+from hlap_export.engines.ort import session_options
 
 SEED = 0
 CPU = "CPUExecutionProvider"
@@ -70,11 +70,7 @@ class ForeignGraph:
     """
 
     def __init__(self, graph: Path, layout: ModelLayout, *, threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        for key, value in SPINNING.items():
-            options.add_session_config_entry(key, value)
+        options = session_options(threads=threads)
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=[CPU])
         self._layout = layout
         nodes = onnx.load(graph, load_external_data=False).graph.node

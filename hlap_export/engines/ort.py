@@ -78,7 +78,7 @@ class OnnxRuntimeBackend:
         Raises:
             ArtefactError: ONNX Runtime can't load the graph or has no CPU kernel for it.
         """
-        options = _options(threads=1)
+        options = session_options(threads=1)
         options.graph_optimization_level = _level(LEVEL)
         options.optimized_model_filepath = str(out / GRAPH)
         for key, value in {
@@ -126,7 +126,7 @@ class OnnxRuntimeBackend:
         return TracedSession(self._decoder(session, threads), session.take, pads_right=is_static(session))
 
     def _load_options(self, threads: int) -> Any:
-        options = _options(threads=threads)
+        options = session_options(threads=threads)
         options.graph_optimization_level = _level(self.load_level)
         return options
 
@@ -150,7 +150,8 @@ def _level(name: str) -> Any:
     return {"extended": levels.ORT_ENABLE_EXTENDED, "disable_all": levels.ORT_DISABLE_ALL}[name]
 
 
-def _options(*, threads: int) -> Any:
+def session_options(*, threads: int) -> Any:
+    """What every session has: so many threads of one operator, which wait as `SPINNING` says."""
     options = _onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

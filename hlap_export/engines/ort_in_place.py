@@ -118,10 +118,8 @@ class InPlaceSession(LoadedDecoder):
         ids, counts = (np.ascontiguousarray(array, dtype=np.int64) for array in (input_ids, lengths[:, None]))
         kept = np.array([logits.shape[1]], np.int64)
         binding = store.binding(row)
-        for name, array in (("input_ids", ids), (MASK, counts), (NUM_KEPT, kept)):
-            binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
-        assert logits.flags.c_contiguous
-        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        _bind_inputs(binding, ids, counts, kept)
+        _bind_logits(binding, logits)
         self._compute(binding, lengths)
 
     def _step(self, store: _Store, input_ids: Ints, lengths: Ints) -> NDArray[np.float32]:
@@ -184,10 +182,10 @@ class _Step:
     def __init__(self, binding: Any, batch: int, vocab_size: int) -> None:
         self.binding = binding
         self.ids, self.counts = (np.zeros((batch, 1), np.int64) for _ in range(2))
-        self.logits = self._bind_logits((batch, 1, vocab_size))
+        self.logits = np.zeros((batch, 1, vocab_size), np.float32)
         self._kept = np.ones(1, np.int64)
-        for name, array in (("input_ids", self.ids), (MASK, self.counts), (NUM_KEPT, self._kept)):
-            binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
+        _bind_inputs(binding, self.ids, self.counts, self._kept)
+        _bind_logits(binding, self.logits)
 
     @property
     def is_free(self) -> bool:
@@ -196,13 +194,9 @@ class _Step:
 
     def renew(self) -> _Step:
         """Leave the last logits to whoever holds them."""
-        self.logits = self._bind_logits(self.logits.shape)
+        self.logits = np.zeros_like(self.logits)
+        _bind_logits(self.binding, self.logits)
         return self
-
-    def _bind_logits(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        logits = np.zeros(shape, np.float32)
-        self.binding.bind_output("logits", "cpu", 0, np.float32, shape, logits.ctypes.data)
-        return logits
 
 
 class _Store:
@@ -279,6 +273,18 @@ class _Store:
         binding = self._session.make_binding(self.buffers, None)
         self._steps.append(_Step(binding, self._batch, self._session.vocab_size))
         return self._steps[-1]
+
+
+def _bind_inputs(binding: Any, ids: Ints, counts: Ints, kept: Ints) -> None:
+    """Read new tokens [B, T], each row's number of tokens [B, 1] and that of logits [1] from where they are."""
+    for name, array in (("input_ids", ids), (MASK, counts), (NUM_KEPT, kept)):
+        binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
+
+
+def _bind_logits(binding: Any, logits: NDArray[np.float32]) -> None:
+    """Write logits [B, N, V] to where they are."""
+    assert logits.flags.c_contiguous
+    binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
 
 
 def _store_of(cache: KVCache) -> _Store:

@@ -122,10 +122,8 @@ def of_text(text: Text) -> str:
 
 def layer_strip(layers: tuple[LayerRow, ...]) -> str:
     """One symbol per layer, the embedding's side first; a full layer with fewer heads is hatched."""
-    most = max(row.num_heads for row in layers)
-    return "".join(
-        "◍" if row.attention == "full" and row.num_heads < most else SYMBOLS[row.attention] for row in layers
-    )
+    thinner = _with_fewer_heads(layers)
+    return "".join("◍" if row.layer in thinner else SYMBOLS[row.attention] for row in layers)
 
 
 def layer_legend(layers: tuple[LayerRow, ...]) -> str:
@@ -137,15 +135,22 @@ def layer_legend(layers: tuple[LayerRow, ...]) -> str:
 
 def layer_changes(layers: tuple[LayerRow, ...]) -> list[str]:
     """One phrase per layer that lost something, "layer 10: alpha 0.3"; the headline counts what is only fitted anew."""
+    thinner = _with_fewer_heads(layers)
+    changes = {row.layer: _change(row, is_thinner=row.layer in thinner) for row in layers if row.is_pruned}
+    return [f"layer {layer}: {said}" for layer, said in changes.items() if said]
+
+
+def _with_fewer_heads(layers: tuple[LayerRow, ...]) -> set[int]:
+    """The layers whose attention is full but has fewer heads than another's."""
     most = max(row.num_heads for row in layers)
-    return [f"layer {row.layer}: {said}" for row in layers if row.is_pruned and (said := _change(row, most))]
+    return {row.layer for row in layers if row.attention == "full" and row.num_heads < most}
 
 
-def _change(row: LayerRow, most_heads: int) -> str:
+def _change(row: LayerRow, *, is_thinner: bool) -> str:
     said: list[str] = []
     if row.attention != "full":
         said.append(row.attention.replace("_", " ") if row.alpha is None else f"alpha {row.alpha:g}")
-    elif row.num_heads < most_heads:
+    elif is_thinner:
         said.append(f"{row.num_heads} query and {row.num_kv_heads} KV heads")
     if row.mlp == "skip":
         said.append("no MLP")
@@ -155,10 +160,9 @@ def _change(row: LayerRow, most_heads: int) -> str:
 def headline(summary: Summary) -> str:
     """The outcome in one sentence."""
     layers = summary.layers
-    most = max(row.num_heads for row in layers)
     counts = (
         (sum(row.attention != "full" for row in layers), "{} of {} layers lose their attention"),
-        (sum(row.attention == "full" and row.num_heads < most for row in layers), "{} keep{s} fewer heads"),
+        (len(_with_fewer_heads(layers)), "{} keep{s} fewer heads"),
         (sum(row.mlp == "skip" for row in layers), "{} lose{s} the MLP"),
         (sum(row.mlp == "refit" for row in layers), "{} get{s} the MLP fitted anew"),
     )
@@ -220,13 +224,12 @@ def of_increase(row: Perplexity) -> str:
 def picture_key(layers: tuple[LayerRow, ...]) -> list[tuple[str, str]]:
     """What the colours of the layers' picture mean, only those that occur: style and meaning."""
     kinds, mlps = {row.attention for row in layers}, {row.mlp for row in layers}
-    is_thinner = min(row.num_heads for row in layers if row.attention == "full") < max(row.num_heads for row in layers)
     rows = (
         ("full", "attention", True),
         ("value", "value only: no queries, keys or cache", "value_only" in kinds),
         ("linear", "fitted linear map", "linear" in kinds or "refit" in mlps),
         ("mlp", "MLP", mlps != {"keep"}),
-        ("none", "removed", "skip" in kinds | mlps or is_thinner),
+        ("none", "removed", "skip" in kinds | mlps or bool(_with_fewer_heads(layers))),
         ("alpha", "alpha, what is left of the attention's output", any(row.alpha is not None for row in layers)),
     )
     return [(style, meaning) for style, meaning, occurs in rows if occurs]

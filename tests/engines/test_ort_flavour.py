@@ -188,7 +188,7 @@ def test_a_gpu_engine_matches_torch_and_every_attention_of_it_runs_on_the_gpu(
 
 def profile_sessions(monkeypatch: pytest.MonkeyPatch, prefix: Path) -> None:
     """From now on, sessions write down what runs where."""
-    options = ort_engine._options
+    options = ort_engine.session_options
 
     def profiling(*, threads: int) -> Any:
         made = options(threads=threads)
@@ -196,7 +196,7 @@ def profile_sessions(monkeypatch: pytest.MonkeyPatch, prefix: Path) -> None:
         made.profile_file_prefix = str(prefix)
         return made
 
-    monkeypatch.setattr(ort_engine, "_options", profiling)
+    monkeypatch.setattr(ort_engine, "session_options", profiling)
 
 
 def attention_providers(profile: str) -> list[str]:
