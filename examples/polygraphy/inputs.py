@@ -13,7 +13,14 @@ import numpy as np
 import onnx
 
 TOKENS, CAPACITY = 4, 64
-SIZES = {"batch": 1, "sequence": TOKENS, "past_sequence": 0, "past_sequence + sequence": TOKENS, "num_logits": TOKENS}
+SIZES = {
+    "batch": 1,
+    "sequence": TOKENS,
+    "past_sequence": 0,
+    "past_sequence + sequence": TOKENS,
+    "mask_columns": TOKENS,  # flavour ort
+    "num_logits": TOKENS,
+}
 CONTENT = {
     "input_ids": lambda shape: 1 + np.arange(shape[-1])[None],
     "attention_mask": np.ones,
