@@ -7,10 +7,11 @@ its layers reduced to values; the graph of onnxruntime-genai's builder (`pip ins
 precision; in float32 also the graph of optimum-onnx and the model in PyTorch. Graphs of others run in sessions with our
 options, worker threads that stay awake during a run among them.
 
-All are loaded anew several times, and the fastest load of each counts, because a decode step at one length draws lots:
-ONNX Runtime's attention, with two threads, sums up a head's output in a scratch whose address depends on the session
-and the length, and where that lies across two pages of memory the whole step takes up to a quarter longer, every time.
-About one load in six draws that, of any graph. A loop that generates text passes through all lengths.
+All are loaded anew several times, and a decode step is timed at several contexts up to the one asked for, because at
+one length it draws lots: ONNX Runtime's attention, with two threads, sums up a head's output in a scratch whose address
+depends on the session and the length, and where that lies across two pages of memory the whole step takes up to a
+quarter longer, every time. About one in six draws that, of any graph; a loop that generates text passes through all
+lengths. A ratio is the median of those of all draws, each taken in turn at the same length.
 
 optimum-onnx needs an older transformers, so an environment of its own (`pip install optimum-onnx onnxruntime`) writes
 its graph, and this process runs it. All models take about an hour and a half on two cores, and 16 GiB; `--model
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,12 +45,13 @@ from benchmarks.ort.artefacts import (
 )
 from benchmarks.ort.contenders import Contender, ForeignGraph, OurEngine, TorchModel
 from benchmarks.ort.limits import limit
-from benchmarks.ort.models import CONTEXT_LENGTHS, MODELS, PREFILL_LENGTHS, checkpoint_of, points_of
+from benchmarks.ort.models import CONTEXT_LENGTHS, MODELS, PREFILL_LENGTHS, checkpoint_of, lengths_of, points_of
 from benchmarks.ort.report import RATIOS, PointResult, Ratio, markdown, summary
 from benchmarks.ort.rounds import time_rounds
 from benchmarks.provenance import provenance
 from hlap_export.artifacts import write_text_whole
 from hlap_export.bench.latency import Protocol
+from hlap_export.bench.report import Phase
 from hlap_export.bench.statistics import Seconds
 from hlap_export.bench.work import Point
 from hlap_export.checkpoint import ModelLayout, read_layout
@@ -56,7 +59,7 @@ from hlap_export.engines import open_session, usable_cores
 
 # A graph that keeps the whole matrix of attention scores would need a multiple of this.
 MAX_SCORES_BYTES = 2 * 2**30
-LOADS, FEWEST_LOADS, WARMEST_ROUNDS = 5, 2, 10
+LOADS, FEWEST_LOADS, FEWEST_ROUNDS = 5, 2, 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,37 +93,42 @@ def measure(model: str, dtype: str, work: Path, options: Options) -> Iterator[Po
     dense, pruned = read_layout(made.checkpoint), read_layout(made.engines["pruned"])
     points = points_of(dense, options.prompts, options.contexts)
     left_out = {point: made.absent | _too_large(made, dense, point) for point in points}
-    seconds: dict[Point, list[Mapping[str, Seconds]]] = {point: [] for point in points}
+    draws: dict[Point, list[Mapping[str, Seconds]]] = {point: [] for point in points}
     for number in range(options.loads):
         with ExitStack() as open_engines:
             contenders = _loaded(made, dense, options.threads, open_engines)
             for point in points:
-                if number >= FEWEST_LOADS and sum(map(_spent, seconds[point])) > options.max_seconds:
-                    continue
-                steps = {
-                    name: contender.step(point.phase, point.num_tokens)
-                    for name, contender in contenders.items()
-                    if name not in left_out[point] and (point.phase == "prefill" or name != "dense, all logits")
-                }
-                seconds[point].append(time_rounds(steps, options.protocol))
+                if number < FEWEST_LOADS or sum(map(_spent, draws[point])) < options.max_seconds:
+                    timed = {name: one for name, one in contenders.items() if name not in left_out[point]}
+                    draws[point] += [_draw(timed, point.phase, length, options) for length in lengths_of(point)]
         print(f"{model} {dtype}: load {number + 1} of {options.loads}", file=sys.stderr, flush=True)
-    for point, timed in seconds.items():
-        loads = [{name: float(np.median(taken)) * 1e3 for name, taken in load.items()} for load in timed]
-        names = loads[0].keys()
+    for point, drawn in draws.items():
+        medians = [{name: float(np.median(taken)) * 1e3 for name, taken in draw.items()} for draw in drawn]
+        names = medians[0].keys()
         yield PointResult(
             model=model,
             dtype=dtype,
             point=point,
-            milliseconds={name: min(load[name] for load in loads) for name in names},
-            loads=tuple(loads),
-            ratios=tuple(Ratio.of(*both, loads) for both in RATIOS if names >= set(both)),
-            limit=limit(pruned, dense, point.phase, point.num_tokens, dtype=dtype),
+            milliseconds={name: statistics.median(draw[name] for draw in medians) for name in names},
+            draws=tuple(medians),
+            ratios=tuple(Ratio.of(*both, medians) for both in RATIOS if names >= set(both)),
+            limit=limit(pruned, dense, point.phase, round(statistics.mean(lengths_of(point))), dtype=dtype),
             left_out=left_out[point],
         )
 
 
-def _spent(load: Mapping[str, Seconds]) -> float:
-    return float(sum(taken.sum() for taken in load.values()))
+def _draw(contenders: Mapping[str, Contender], phase: Phase, length: int, options: Options) -> Mapping[str, Seconds]:
+    """Time one length in one load; the caches of a decode step are made for it, and freed."""
+    steps = {
+        name: contender.step(phase, length)
+        for name, contender in contenders.items()
+        if phase == "prefill" or name != "dense, all logits"
+    }
+    return time_rounds(steps, options.protocol)
+
+
+def _spent(draw: Mapping[str, Seconds]) -> float:
+    return float(sum(taken.sum() for taken in draw.values()))
 
 
 def _made(checkpoint: Path, dtype: str, folder: Path, options: Options) -> Artefacts:
@@ -225,8 +233,8 @@ def main() -> None:
         prompts=tuple(arguments.prefill),
         contexts=tuple(arguments.decode),
         protocol=Protocol(
-            repeats=WARMEST_ROUNDS,
-            min_seconds=min(1.0, arguments.seconds),
+            repeats=FEWEST_ROUNDS,
+            min_seconds=min(0.25, arguments.seconds),
             max_seconds=arguments.seconds / arguments.loads,
         ),
         loads=arguments.loads,

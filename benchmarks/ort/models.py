@@ -17,6 +17,9 @@ MAX_POSITIONS = 32768
 
 PREFILL_LENGTHS = (512, 2048, 8192)
 CONTEXT_LENGTHS = (512, 2048, 4096, 8192, 16384)
+# Contexts at which a decode step is timed, and the most tokens between them: 1 KiB of the attention's scratch. So the
+# four of them span a page of memory, and a head's output lies across two pages at one or two of them.
+NUM_CONTEXTS, MAX_STRIDE = 4, 256
 
 
 def checkpoint_of(name: str, work: Path) -> Path:
@@ -35,3 +38,11 @@ def points_of(layout: ModelLayout, prompts: Sequence[int], contexts: Sequence[in
     prefills = [Point(phase="prefill", num_tokens=length) for length in prompts if length <= limit]
     decodes = [Point(phase="decode", num_tokens=min(length, limit - 1)) for length in contexts if length <= limit]
     return (*prefills, *decodes)
+
+
+def lengths_of(point: Point) -> tuple[int, ...]:
+    """The prompt's length, or the contexts up to `num_tokens` at which a decode step is timed."""
+    if point.phase == "prefill":
+        return (point.num_tokens,)
+    stride = min(MAX_STRIDE, point.num_tokens // (2 * NUM_CONTEXTS))
+    return tuple(point.num_tokens - stride * number for number in range(NUM_CONTEXTS))

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from benchmarks.ort.limits import Limit
+from benchmarks.ort.models import NUM_CONTEXTS
 from hlap_export.bench.work import Point
 
 # (candidate, baseline, precision of both): what is asked of each point, where both were timed.
@@ -27,8 +30,8 @@ class PointResult:
     """One point of one model in one precision.
 
     Attributes:
-        milliseconds: contender -> median of its fastest load.
-        loads: the medians of each load, by contender, milliseconds.
+        milliseconds: contender -> median of its draws.
+        draws: what each contender took, for every load and every length there, milliseconds.
         ratios: one for each of `RATIOS` whose contenders were timed.
         limit: pruned / dense as counted.
         left_out: contender -> why it wasn't timed.
@@ -38,7 +41,7 @@ class PointResult:
     dtype: str
     point: Point
     milliseconds: dict[str, float]
-    loads: tuple[dict[str, float], ...]
+    draws: tuple[dict[str, float], ...]
     ratios: tuple[Ratio, ...]
     limit: Limit
     left_out: dict[str, str] = field(default_factory=dict)
@@ -54,7 +57,7 @@ class PointResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ratio:
-    """The candidate's time / the baseline's, each one's fastest load; `low` and `high` are the extremes of loads."""
+    """The candidate's time / the baseline's in the same draw: the median of all draws, and their quartiles."""
 
     candidate: str
     baseline: str
@@ -63,17 +66,10 @@ class Ratio:
     high: float
 
     @classmethod
-    def of(cls, candidate: str, baseline: str, loads: Sequence[Mapping[str, float]]) -> Ratio:
-        """From the medians of each load."""
-        each = [load[candidate] / load[baseline] for load in loads]
-        fastest = [min(load[name] for load in loads) for name in (candidate, baseline)]
-        return cls(
-            candidate=candidate,
-            baseline=baseline,
-            ratio=fastest[0] / fastest[1],
-            low=min(each),
-            high=max(each),
-        )
+    def of(cls, candidate: str, baseline: str, draws: Sequence[Mapping[str, float]]) -> Ratio:
+        """From what each took in every draw."""
+        low, middle, high = np.quantile([draw[candidate] / draw[baseline] for draw in draws], (0.25, 0.5, 0.75))
+        return cls(candidate=candidate, baseline=baseline, ratio=float(middle), low=float(low), high=float(high))
 
 
 def summary(results: Sequence[PointResult]) -> dict[str, Any]:
@@ -111,10 +107,10 @@ def markdown(facts: dict[str, Any], results: Sequence[PointResult]) -> str:
         f"{machine['cpu']}, {facts['threads']} threads, {machine['memory_bytes'] / 2**30:.0f} GiB; commit "
         f"{facts['commit']}, flavour {facts['flavour']}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + ". Batch 1; medians of rounds in one process, in turn, all loaded anew several times; ratios below 1 mean "
-        "that the first is faster, and are of each one's fastest load, in brackets the extremes of single loads: about "
-        "every sixth load of any graph has its attention's scratch across two pages of memory at a given length, and "
-        "decodes a quarter slower there.",
+        + ". Batch 1; in one process, in turn, all loaded anew several times, a decode step at "
+        f"{NUM_CONTEXTS} contexts up to the one that is named: at one length about every sixth load of any graph has "
+        "its attention's scratch across two pages of memory, and decodes a quarter slower. Ratios are medians of all "
+        "loads and lengths, each of two steps in turn, in brackets their quartiles; below 1 the first is faster.",
         "",
         "| ratio | median | worst | points |",
         "|---|---|---|---|",

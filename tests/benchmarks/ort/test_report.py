@@ -17,7 +17,7 @@ def result(num_tokens: int, *ratios: Ratio, left_out: dict[str, str] | None = No
         dtype="int4",
         point=Point(phase="decode", num_tokens=num_tokens),
         milliseconds={"dense": 2.0, "pruned": 1.5},
-        loads=({"dense": 2.0, "pruned": 1.5},),
+        draws=({"dense": 2.0, "pruned": 1.5},),
         ratios=ratios,
         limit=Limit(flops_ratio=0.9, bytes_ratio=0.7, ratio=0.7),
         left_out=left_out or {},
@@ -37,10 +37,16 @@ def test_the_summary_has_the_median_and_the_worst_of_each_ratio_that_was_taken()
     assert not [name for name in facts if "optimum" in name]
 
 
-def test_a_load_that_drew_a_slow_session_widens_the_range_and_moves_no_ratio() -> None:
-    loads = ({"dense": 2.0, "builder": 2.5}, {"dense": 2.6, "builder": 2.0}, {"dense": 2.1, "builder": 2.1})
-    found = Ratio.of("dense", "builder", loads)
-    assert (found.ratio, found.low, found.high) == (1.0, 0.8, 1.3)
+def test_slow_draws_on_either_side_move_no_ratio() -> None:
+    slow = ({"dense": 2.6, "builder": 2.0}, {"dense": 2.0, "builder": 2.5})
+    even = [{"dense": time, "builder": time} for time in (2.0, 2.1, 2.2)]
+    found = Ratio.of("dense", "builder", (*slow, *even))
+    assert (found.ratio, found.low, found.high) == (1.0, 1.0, 1.0)
+
+
+def test_the_brackets_are_quartiles() -> None:
+    found = Ratio.of("dense", "builder", [{"dense": time, "builder": 1.0} for time in (5.0, 1.0, 4.0, 2.0, 3.0)])
+    assert (found.ratio, found.low, found.high) == (3.0, 2.0, 4.0)
 
 
 def test_only_long_points_are_held_against_their_limit() -> None:
