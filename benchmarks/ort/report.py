@@ -140,11 +140,11 @@ def _table(rows: Sequence[PointResult]) -> list[str]:
         cells += [f"{row.milliseconds[name]:.2f}" if name in row.milliseconds else "-" for name in contenders]
         cells += [_cell(row.ratio(*pair)) for pair in asked]
         lines.append("| " + " | ".join([*cells, f"{row.limit.ratio:.3f}"]) + " |")
-    reasons = dict.fromkeys(
-        f"{name} at {row.point.phase} {row.point.num_tokens}: {reason}."
-        for row in rows
-        for name, reason in row.left_out.items()
-    )
+    left_out: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for name, reason in row.left_out.items():
+            left_out.setdefault((name, reason), []).append(f"{row.point.phase} {row.point.num_tokens}")
+    reasons = [f"{name} at {', '.join(points)}: {reason}." for (name, reason), points in left_out.items()]
     return [*lines, *(["", "Left out: " + " ".join(reasons)] if reasons else [])]
 
 
