@@ -92,9 +92,12 @@ def in_times(speedup: float | None) -> str:
 
 
 def of_speedup(row: Latency | Extrapolated) -> str:
-    """How many times faster, with the digits that its interval leaves: "×1.29", "×1.3", "×2"."""
+    """How many times faster, with the digits that its interval leaves: "×1.29" or "×1.3".
+
+    Never without the tenths: "×1" would say of 1.21 (1.17 to 2.88) that nothing is gained.
+    """
     half = round((row.speedup_high - row.speedup_low) / 2, 6)
-    return f"×{row.speedup:.{2 if half <= 0.05 else 1 if half <= 0.5 else 0}f}"
+    return f"×{row.speedup:.{2 if half <= 0.05 else 1}f}"
 
 
 def of_interval(row: Latency | Extrapolated) -> str:
