@@ -36,8 +36,10 @@ def on_screen(summary: Summary) -> str:
 
 def main(run: Path) -> None:
     summary = read_summary(run)
-    day = datetime.fromtimestamp((run / SUMMARY).stat().st_mtime, UTC).date()
-    stored = RESULTS / f"{day}_demo.json"
+    made = datetime.fromtimestamp((run / SUMMARY).stat().st_mtime, UTC)
+    stored = RESULTS / f"{made:%Y-%m-%d}_demo.json"
+    if stored.exists():  # a stored result is never edited
+        stored = RESULTS / f"{made:%Y-%m-%d_%H%M}_demo.json"
     shutil.copyfile(run / SUMMARY, stored)
     text = STORED.sub(stored.relative_to(ROOT).as_posix(), README.read_text(encoding="utf-8"))
     README.write_text(BLOCK.sub(lambda _: on_screen(summary), text), encoding="utf-8")
