@@ -51,7 +51,6 @@ from benchmarks.ort.rounds import time_rounds
 from benchmarks.provenance import provenance
 from hlap_export.artifacts import write_text_whole
 from hlap_export.bench.latency import Protocol
-from hlap_export.bench.report import Phase
 from hlap_export.bench.statistics import Seconds
 from hlap_export.bench.work import Point
 from hlap_export.checkpoint import ModelLayout, read_layout
@@ -99,11 +98,10 @@ def measure(model: str, dtype: str, work: Path, options: Options) -> Iterator[Po
             contenders = _loaded(made, dense, options.threads, open_engines)
             for point in points:
                 if number < FEWEST_LOADS or sum(map(_spent, draws[point])) < options.max_seconds:
-                    timed = {name: one for name, one in contenders.items() if name not in left_out[point]}
-                    draws[point] += [_draw(timed, point.phase, length, options) for length in lengths_of(point)]
+                    draws[point] += _drawn(contenders, point, left_out[point], options.protocol)
         print(f"{model} {dtype}: load {number + 1} of {options.loads}", file=sys.stderr, flush=True)
-    for point, drawn in draws.items():
-        medians = [{name: float(np.median(taken)) * 1e3 for name, taken in draw.items()} for draw in drawn]
+    for point, timed in draws.items():
+        medians = [{name: float(np.median(taken)) * 1e3 for name, taken in draw.items()} for draw in timed]
         names = medians[0].keys()
         yield PointResult(
             model=model,
@@ -117,14 +115,19 @@ def measure(model: str, dtype: str, work: Path, options: Options) -> Iterator[Po
         )
 
 
-def _draw(contenders: Mapping[str, Contender], phase: Phase, length: int, options: Options) -> Mapping[str, Seconds]:
-    """Time one length in one load; the caches of a decode step are made for it, and freed."""
-    steps = {
-        name: contender.step(phase, length)
+def _drawn(
+    contenders: Mapping[str, Contender], point: Point, left_out: Mapping[str, str], protocol: Protocol
+) -> list[Mapping[str, Seconds]]:
+    """Time a point's lengths in one load; the caches of a decode step are freed before the next length."""
+    timed = {
+        name: contender
         for name, contender in contenders.items()
-        if phase == "prefill" or name != "dense, all logits"
+        if name not in left_out and (point.phase == "prefill" or name != "dense, all logits")
     }
-    return time_rounds(steps, options.protocol)
+    return [
+        time_rounds({name: contender.step(point.phase, length) for name, contender in timed.items()}, protocol)
+        for length in lengths_of(point)
+    ]
 
 
 def _spent(draw: Mapping[str, Seconds]) -> float:
@@ -217,7 +220,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--loads", type=int, default=LOADS, help="how often all are loaded anew and timed")
     parser.add_argument(
-        "--seconds", type=float, default=25.0, help="for a point in a load, unless its rounds take longer"
+        "--seconds", type=float, default=25.0, help="for a point, of all loads, unless its fewest rounds take longer"
     )
     parser.add_argument("--optimum-python", type=Path, help="python of an environment with optimum-onnx")
     parser.add_argument("--work", type=Path, help="keeps models and the other exporters' graphs for the next run")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,6 @@ class PointResult:
         """The ratio of these two, if both were timed."""
         found = [row for row in self.ratios if (row.candidate, row.baseline) == (candidate, baseline)]
         return found[0] if found else None
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

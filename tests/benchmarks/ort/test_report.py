@@ -55,7 +55,7 @@ def test_only_long_points_are_held_against_their_limit() -> None:
     assert abs(above["worst"] - 0.02) < 1e-12
 
 
-def test_the_table_shows_times_extremes_limits_and_what_was_left_out() -> None:
+def test_the_table_shows_times_quartiles_limits_and_what_was_left_out() -> None:
     facts = {
         "date": "2026-01-02",
         "commit": "abc",
